@@ -1,21 +1,17 @@
-//! The entries that one service adds to the kernel's tables, and the addresses at which its ports
-//! are dialled.
+//! The entries that one service adds to the kernel's tables.
 //!
 //! Owns the mapping from protocol class and resolution of a port to its entries. Does not know
 //! other services; `tables` forms the union.
 
-use super::leases::Leases;
+use super::endpoints::{Pick, endpoints};
+use super::leases::{Among, Leases};
 use super::tables::{Action, Claims, Target, Transport, claim};
-use crate::istio::hosts;
 use crate::istio::service_entry::Resolution;
-use crate::registry::plan::{HostPlan, Subset, To};
-use crate::registry::services::{Class, Endpoint, Entry, Location, Port, Service};
-use crate::routing::Cluster;
-use crate::traffic::{Balance, ClusterPolicy, UpstreamProtocol};
+use crate::registry::plan::HostPlan;
+use crate::registry::services::{Class, Entry, Port, Service};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// What happens to a connection to an address that does not belong to the host, on a port whose name is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -28,12 +24,12 @@ pub enum UnlistedAddress {
     ByName,
 }
 
-/// The claims of a service, with the present addresses of its names. `plan` says on which ports a `VirtualService`
-/// has routes.
+/// The claims of a service, with the present addresses of its names, as far as they are of interest. `plan` says on which
+/// ports a `VirtualService` has routes.
 pub fn claims(
     service: &Service,
     plan: &HostPlan,
-    leases: &Leases,
+    (leases, among): (&Leases, Among<'_>),
     unlisted: UnlistedAddress,
 ) -> Claims {
     let mut claims = Claims::new();
@@ -57,12 +53,12 @@ pub fn claims(
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
                 Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
-                    own.resolved(&mut claims, leases, unlisted);
+                    own.resolved(&mut claims, (leases, among), unlisted);
                 }
                 Resolution::DynamicDns => own.by_name(&mut claims),
             }
         }
-        learned(&mut claims, &service.host, entry, leases);
+        learned(&mut claims, &service.host, entry, (leases, among));
     }
     for (port, plan) in plan.iter() {
         for net in plan.tcp.iter().filter_map(|r| r.nets.as_ref()).flatten() {
@@ -77,18 +73,31 @@ pub fn claims(
 /// Ports that would be open to any address although nobody wrote so: they are open to the addresses of names that
 /// workloads asked for and that the host lists. Ports whose name is checked are left out, because the proxy has no
 /// routes for them.
-fn learned(claims: &mut Claims, host: &str, entry: &Entry, leases: &Leases) {
+fn learned(claims: &mut Claims, host: &str, entry: &Entry, (leases, among): (&Leases, Among<'_>)) {
     for port in &entry.unspelt {
         if port.class.needs_name() || port.target.is_some_and(|t| t != port.number) {
             continue;
         }
-        for name in leases.learned_by(host) {
-            for ip in leases.leased(name) {
-                let target = Target::address(ip, port.number, transport(port.class));
-                claim(claims, target, Action::Allow);
-            }
+        for ip in leases.learned_below(host, among) {
+            let target = Target::address(ip, port.number, transport(port.class));
+            claim(claims, target, Action::Allow);
         }
     }
+}
+
+/// The entries at single addresses that a service may claim on its ports.
+pub fn targets_at(service: &Service, addresses: &BTreeSet<IpAddr>) -> BTreeSet<Target> {
+    let ports = service.entries.iter();
+    let ports = ports.flat_map(|e| e.ports.iter().chain(&e.unspelt));
+    let numbers: BTreeSet<u16> = ports.map(|p| p.number).collect();
+    let mut targets = BTreeSet::new();
+    for ip in addresses {
+        for number in &numbers {
+            targets.insert(Target::address(*ip, *number, Transport::Tcp));
+            targets.insert(Target::address(*ip, *number, Transport::Udp));
+        }
+    }
+    targets
 }
 
 struct OfPort<'a> {
@@ -159,9 +168,15 @@ impl OfPort<'_> {
 
     /// The client must dial an address of the host, or one of `addresses` or of those that the agent allocated. From
     /// these only the proxy can lead to the host.
-    fn resolved(&self, claims: &mut Claims, leases: &Leases, unlisted: UnlistedAddress) {
+    fn resolved(
+        &self,
+        claims: &mut Claims,
+        (leases, among): (&Leases, Among<'_>),
+        unlisted: UnlistedAddress,
+    ) {
         let udp = self.transport() == Transport::Udp;
-        for (ip, port, _) in endpoints(self.host, self.entry, self.port, leases, Pick::LEASED) {
+        let pick = Pick::Leased(among);
+        for (ip, port, _) in endpoints(self.host, self.entry, self.port, leases, pick) {
             let target = Target::address(ip, self.port.number, self.transport());
             if port == self.port.number {
                 claim(claims, target, self.action());
@@ -178,221 +193,4 @@ impl OfPort<'_> {
             claim(claims, target, Action::Proxy);
         }
     }
-}
-
-/// Which endpoints to return.
-#[derive(Clone, Copy)]
-struct Pick<'a> {
-    /// All addresses that clients may still dial, not only those that the proxy dials.
-    leased: bool,
-    labels: Option<&'a BTreeMap<String, String>>,
-}
-
-impl Pick<'_> {
-    const LEASED: Pick<'static> = Pick {
-        leased: true,
-        labels: None,
-    };
-}
-
-/// Address, port and weight of each endpoint.
-fn endpoints(
-    host: &str,
-    entry: &Entry,
-    port: &Port,
-    leases: &Leases,
-    pick: Pick<'_>,
-) -> Vec<(IpAddr, u16, u32)> {
-    let of_name = |name: &str| {
-        if pick.leased {
-            leases.leased(name).collect()
-        } else {
-            leases.newest(name).to_vec()
-        }
-    };
-    let fallback = port.target.unwrap_or(port.number);
-    let Some(listed) = &entry.endpoints else {
-        // The host itself is an endpoint without labels.
-        let labelled = pick.labels.is_some_and(|l| !l.is_empty());
-        let resolved = matches!(
-            entry.resolution,
-            Resolution::Dns | Resolution::DnsRoundRobin
-        );
-        let none = hosts::is_wildcard(host) || !resolved || labelled;
-        let own = if none { Vec::new() } else { of_name(host) };
-        return own.into_iter().map(|ip| (ip, fallback, 1)).collect();
-    };
-    let chosen = |e: &&Endpoint| {
-        let has = |(k, v)| e.labels.get(k) == Some(v);
-        pick.labels.is_none_or(|l| l.iter().all(has))
-    };
-    let mut found = Vec::new();
-    for endpoint in listed.iter().filter(chosen) {
-        let number = endpoint.ports.get(&port.name).copied().unwrap_or(fallback);
-        match &endpoint.location {
-            Location::Ip(ip) => found.push((*ip, number, endpoint.weight)),
-            Location::Name(name) => {
-                let all = of_name(name).into_iter();
-                found.extend(all.map(|ip| (ip, number, endpoint.weight)));
-            }
-        }
-    }
-    found
-}
-
-/// The version of HTTP that the endpoints of a port get: what rules ask for, else what the port is listed for.
-pub fn upstream_protocol(service: &Service, port: u16, policy: &ClusterPolicy) -> UpstreamProtocol {
-    let asked = policy.pool.protocol;
-    asked.unwrap_or_else(|| service.upstream_protocol(port))
-}
-
-/// The present addresses of a destination, for the proxy to dial. `service` is the destination's service, if it is
-/// registered.
-pub fn cluster(service: Option<&Service>, to: &To, leases: &Leases) -> Cluster {
-    let of_rules = || Cluster {
-        id: to.id.clone(),
-        policy: Arc::clone(&to.policy),
-        ..Cluster::default()
-    };
-    if to.policy.denied.is_some() {
-        return of_rules();
-    }
-    let missing = || Cluster {
-        missing: true,
-        ..of_rules()
-    };
-    let port = to.id.port;
-    let found = service.filter(|s| s.class(port).is_some_and(|c| c != Class::Udp));
-    let labels = match &to.subset {
-        Subset::All => None,
-        Subset::Labels(labels) => Some(labels.as_ref()),
-        Subset::Undefined => return missing(),
-    };
-    let Some(service) = found else {
-        return missing();
-    };
-    let resolution = service.resolution();
-    let with_port = || with_port(service, port);
-    let pick = Pick {
-        leased: false,
-        labels,
-    };
-    let mut found: Vec<(SocketAddr, u32)> = with_port()
-        .flat_map(|(e, port)| endpoints(&service.host, e, port, leases, pick))
-        .map(|(ip, port, weight)| (SocketAddr::new(ip, port), weight))
-        .collect();
-    // One logical host: the first address of the latest answer, and the others if it does not connect.
-    let further = match resolution {
-        Resolution::DnsRoundRobin if !found.is_empty() => found.split_off(1),
-        _ => Vec::new(),
-    };
-    found.sort_unstable();
-    found.dedup_by_key(|(address, _)| *address);
-    let (endpoints, mut weights): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-    if weights.windows(2).all(|pair| pair[0] == pair[1]) {
-        weights = Vec::new();
-    }
-    let balance = to.policy.balance.as_ref();
-    let balanced = match balance {
-        None => resolution == Resolution::Static || !weights.is_empty(),
-        Some(balance) => *balance != Balance::Passthrough,
-    };
-    let target = || {
-        with_port()
-            .find_map(|(_, port)| port.target)
-            .unwrap_or(port)
-    };
-    let as_dialled = resolution == Resolution::None;
-    Cluster {
-        endpoints,
-        protocol: upstream_protocol(service, port, &to.policy),
-        original_dst: as_dialled.then(target),
-        dynamic: (resolution == Resolution::DynamicDns).then(target),
-        nets: if as_dialled {
-            own_networks(service, port)
-        } else {
-            Vec::new()
-        },
-        balanced,
-        weights,
-        named: matches!(
-            resolution,
-            Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns
-        ),
-        further: further.into_iter().map(|(address, _)| address).collect(),
-        ..of_rules()
-    }
-}
-
-fn with_port(service: &Service, number: u16) -> impl Iterator<Item = (&Entry, &Port)> {
-    let entries = service.entries.iter();
-    entries.filter_map(move |e| e.port(number).map(|port| (e.as_ref(), port)))
-}
-
-/// `addresses` of the entries that list a port, and allocated ones. With resolution NONE, an entry without `addresses` also
-/// covers every other address.
-pub fn listed_networks(service: &Service, number: u16) -> Vec<IpNet> {
-    let with_port = with_port(service, number);
-    let nets = |(entry, _)| networks_of(service, entry);
-    with_port.flat_map(nets).copied().collect()
-}
-
-/// `addresses` of an entry, and those that the agent allocated to its host.
-pub fn networks_of<'a>(service: &'a Service, entry: &'a Entry) -> impl Iterator<Item = &'a IpNet> {
-    entry.addresses.iter().chain(&service.allocated)
-}
-
-/// `addresses` of a port with resolution NONE; empty if it is open to any address.
-pub fn own_networks(service: &Service, number: u16) -> Vec<IpNet> {
-    let any = with_port(service, number).any(|(e, _)| e.addresses.is_empty());
-    let all = with_port(service, number).flat_map(|(e, _)| &e.addresses);
-    if any {
-        Vec::new()
-    } else {
-        all.copied().collect()
-    }
-}
-
-/// Destinations by which a port of a service is known, for bytes without a name.
-#[derive(Debug, Default)]
-pub struct Doors {
-    /// Endpoints on the port that was dialled.
-    pub endpoints: Vec<IpNet>,
-    /// Addresses that lead to the service: `addresses`, and endpoints with another port.
-    pub others: Vec<IpNet>,
-}
-
-/// See [`Doors`].
-pub fn doors(service: &Service, number: u16, leases: &Leases) -> Doors {
-    let mut doors = Doors::default();
-    for (entry, port) in with_port(service, number) {
-        match entry.resolution {
-            Resolution::None if entry.addresses.is_empty() => doors.others.extend(everywhere()),
-            Resolution::None => doors.others.extend(&entry.addresses),
-            Resolution::Static | Resolution::Dns | Resolution::DnsRoundRobin => {
-                doors.others.extend(networks_of(service, entry));
-                for (ip, to, _) in endpoints(&service.host, entry, port, leases, Pick::LEASED) {
-                    let side = if to == number {
-                        &mut doors.endpoints
-                    } else {
-                        &mut doors.others
-                    };
-                    side.push(ip.into());
-                }
-            }
-            Resolution::DynamicDns => {}
-        }
-    }
-    for side in [&mut doors.endpoints, &mut doors.others] {
-        side.sort_unstable();
-        side.dedup();
-    }
-    doors
-}
-
-/// Every address of both families.
-pub fn everywhere() -> [IpNet; 2] {
-    let v4 = ipnet::Ipv4Net::default();
-    let v6 = ipnet::Ipv6Net::default();
-    [v4.into(), v6.into()]
 }

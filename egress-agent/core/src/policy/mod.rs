@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod diff;
+mod endpoints;
 pub mod explain;
 pub mod leases;
 mod ledger;

@@ -1,6 +1,7 @@
 //! The result of a DNS question, and its effect on the name's leases.
 
 use egress_ebpf::ids::{CgroupId, PolicyId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +46,13 @@ pub struct Outcome {
     pub left_out: usize,
     /// Addresses that lost their lease because the name was full.
     pub evicted: usize,
-    /// Whether the name has a new address.
-    pub(super) added: bool,
+    /// Addresses that have a lease now and had none before, or the reverse.
+    pub(in crate::policy) moved: Vec<IpAddr>,
 }
+
+/// Names whose addresses changed. With each the addresses that have a lease now and had none before, or the reverse;
+/// none if only the order in which they are dialled changed.
+pub type Moved = BTreeMap<Arc<str>, BTreeSet<IpAddr>>;
 
 /// The addresses of an answer that a workload gets.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use super::in_force::Life;
 use super::room::{self, Room};
 use super::store::Stored;
-use super::{Lease, Leases, Name, Outcome};
+use super::{Lease, Leases, Moved, Name, Outcome};
 use egress_ebpf::addr::Addr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -45,6 +45,7 @@ impl Leases {
                     self.addresses.release(oldest, name);
                     self.lost.evicted += 1;
                     outcome.evicted += 1;
+                    outcome.moved.push(oldest);
                 }
                 Err(room::Full) => {
                     outcome.left_out += 1;
@@ -52,7 +53,7 @@ impl Leases {
                 }
             }
             state.lives.insert(*ip, life);
-            outcome.added = true;
+            outcome.moved.push(*ip);
             outcome.changed = true;
             self.addresses.lease(*ip, name);
             true
@@ -65,31 +66,29 @@ impl Leases {
     /// Takes the addresses of an answer that a workload gets. Those of a name that the agent asks for are united with
     /// its own; another name is learned, and ends with its last address. Returns the effect, and the names that have
     /// other addresses now: this one, and learned ones that ended to make room.
-    pub fn handle_lease(&mut self, now: Instant, lease: &Lease) -> (Outcome, Vec<Arc<str>>) {
+    pub fn handle_lease(&mut self, now: Instant, lease: &Lease) -> (Outcome, Moved) {
         let mut outcome = Outcome::default();
         let asked = self.names.contains_key(&*lease.name) && !self.learned.has(&lease.name);
         let addresses = lease.answer.addresses.clone();
         let (usable, not_public) = self.settings.accepted(&lease.name, addresses);
         outcome.not_public = not_public;
         if usable.is_empty() || lease.hosts.is_empty() {
-            return (outcome, Vec::new());
+            return (outcome, Moved::new());
         }
-        let mut changed = Vec::new();
+        let mut moved = Moved::new();
         let room = if asked {
             self.settings.max_addresses
         } else {
-            changed = self.learned.note(now, lease, &self.settings.learned);
-            for name in &changed {
-                self.lost.of_names += self.leased(name).count() as u64;
-                self.forget(name);
+            for name in self.learned.note(now, lease, &self.settings.learned) {
+                let over: BTreeSet<IpAddr> = self.leased(&name).collect();
+                self.lost.of_names += over.len() as u64;
+                self.forget(&name);
+                moved.insert(name, over);
             }
             self.settings.learned.addresses
         };
         let known = self.names.remove_entry(&*lease.name);
         let (name, mut state) = known.unwrap_or_else(|| (Arc::clone(&lease.name), Name::default()));
-        if let Some(at) = state.expires_next() {
-            self.expire.remove(&(at, Arc::clone(&name)));
-        }
         let answer = (usable, lease.answer.ttl);
         let leased = self.unite(now, &name, &mut state, answer, room, &mut outcome);
         if asked && state.newest.is_empty() {
@@ -98,14 +97,14 @@ impl Leases {
             self.unheard.remove(&name);
             self.addressless.remove(&name);
         }
-        if let Some(at) = state.expires_next() {
-            self.expire.insert((at, Arc::clone(&name)));
-        }
+        let new = outcome.moved.iter().filter_map(|ip| state.lives.get(ip));
+        let first = new.map(|life| life.until).chain(state.ends).min();
+        self.ends_at(&name, &mut state, first);
         if outcome.changed {
-            changed.push(Arc::clone(&name));
+            moved.insert(Arc::clone(&name), outcome.moved.iter().copied().collect());
         }
         self.names.insert(name, state);
-        (outcome, changed)
+        (outcome, moved)
     }
 
     /// Restores a name that was learned, as far as its leases have not ended. `lease` says who lists it. Returns whether
@@ -134,9 +133,7 @@ impl Leases {
                 self.addresses.lease(ip, name);
             }
         }
-        if let Some(at) = state.expires_next() {
-            self.expire.insert((at, Arc::clone(name)));
-        }
+        self.ends_next(name, &mut state);
         self.in_force.set(name, &state.lives);
         self.names.insert(Arc::clone(name), state);
         true
@@ -155,20 +152,11 @@ impl Leases {
                 let Some(state) = self.names.get_mut(&name) else {
                     continue;
                 };
-                let before = state.expires_next();
                 if let Some(life) = state.lives.get_mut(&ip) {
                     life.until = life.until.max(until);
                     life.seen = life.seen.max(now);
                 }
-                let after = state.expires_next();
                 self.in_force.set(&name, &state.lives);
-                if before != after {
-                    let end = |at: Option<Instant>| at.map(|at| (at, Arc::clone(&name)));
-                    if let Some(end) = end(before) {
-                        self.expire.remove(&end);
-                    }
-                    self.expire.extend(end(after));
-                }
             }
         }
     }

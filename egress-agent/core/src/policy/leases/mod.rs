@@ -3,8 +3,10 @@
 //! Owns when a name is asked for again and how long an address stays. Does not know which rules list a name:
 //! `state` says which names it needs and turns changes into table entries.
 
+mod among;
 mod answer;
 mod clients;
+mod ends;
 mod in_force;
 mod learned;
 mod refresh;
@@ -12,15 +14,15 @@ mod room;
 mod settings;
 pub mod store;
 
-pub use answer::{Answer, Failure, Lease, Outcome};
+pub use among::Among;
+pub use answer::{Answer, Failure, Lease, Moved, Outcome};
 pub use in_force::InForce;
 pub use learned::Bounds;
 pub use settings::{LeaseSettings, PrivateAnswers};
 
 use super::naming::addresses::Addresses;
-use crate::istio::hosts;
 use answer::Moves;
-use in_force::{Life, Lives};
+use in_force::Lives;
 use learned::Learned;
 use refresh::{Heard, Refresh};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +36,8 @@ struct Name {
     lives: Lives,
     /// The last good answer, in its order.
     newest: Vec<IpAddr>,
+    /// Its time in [`Leases::expire`]: no lease ends before it.
+    ends: Option<Instant>,
     /// When to ask; `None` while a question is under way.
     ask_at: Option<Instant>,
     failures: u32,
@@ -41,16 +45,6 @@ struct Name {
     in_turn: bool,
     last_failure: Option<Failure>,
     moves: Moves,
-}
-
-impl Name {
-    fn expires_next(&self) -> Option<Instant> {
-        self.lives
-            .iter()
-            .filter(|(ip, _)| !self.newest.contains(ip))
-            .map(|(_, life)| life.until)
-            .min()
-    }
 }
 
 /// All names and their leases.
@@ -166,7 +160,7 @@ impl Leases {
         if let Some(at) = state.ask_at {
             self.ask.remove(&(at, Arc::clone(name)));
         }
-        if let Some(at) = state.expires_next() {
+        if let Some(at) = state.ends {
             self.expire.remove(&(at, Arc::clone(name)));
         }
         for ip in state.lives.keys() {
@@ -216,9 +210,6 @@ impl Leases {
         if let Some(at) = state.ask_at.take() {
             self.ask.remove(&(at, Arc::clone(&name)));
         }
-        if let Some(at) = state.expires_next() {
-            self.expire.remove(&(at, Arc::clone(&name)));
-        }
         self.unheard.remove(&name);
         let mut outcome = Outcome::default();
         let answered = result.is_ok();
@@ -256,9 +247,7 @@ impl Leases {
         if let Some(at) = state.ask_at {
             self.ask.insert((at, Arc::clone(&name)));
         }
-        if let Some(at) = state.expires_next() {
-            self.expire.insert((at, Arc::clone(&name)));
-        }
+        self.ends_next(&name, &mut state);
         self.names.insert(name, state);
         outcome
     }
@@ -292,7 +281,7 @@ impl Leases {
         let first = state.lives.is_empty();
         let room = self.settings.max_addresses;
         addresses = self.unite(now, name, state, (addresses, ttl), room, outcome);
-        let moved = outcome.added && !first;
+        let moved = !outcome.moved.is_empty() && !first;
         state.moves.note(moved);
         self.addresses.set_rotating(name, state.moves.rotates());
         // A full name whose whole answer was left out keeps its last good addresses.
@@ -303,51 +292,19 @@ impl Leases {
         }
     }
 
-    /// Removes expired addresses. Returns the names that lost one. Call [`Self::sweep`] when that is carried out.
-    pub fn handle_timeout(&mut self, now: Instant) -> BTreeSet<Arc<str>> {
-        let mut changed = BTreeSet::new();
-        while self.expire.first().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, name)) = self.expire.pop_first() else {
-                break;
-            };
-            let Some(state) = self.names.get_mut(&name) else {
-                continue;
-            };
-            let over =
-                |(ip, life): &(&IpAddr, &Life)| life.until <= now && !state.newest.contains(ip);
-            let over: Vec<IpAddr> = state.lives.iter().filter(over).map(|(ip, _)| *ip).collect();
-            for ip in over {
-                state.lives.remove(&ip);
-                self.addresses.release(ip, &name);
-            }
-            self.in_force.set(&name, &state.lives);
-            if let Some(at) = state.expires_next() {
-                self.expire.insert((at, Arc::clone(&name)));
-            }
-            changed.insert(name);
-        }
-        changed
-    }
-
-    /// Forgets those of these names that were learned and have no address any more.
-    pub fn sweep(&mut self, names: &BTreeSet<Arc<str>>) {
-        for name in names {
-            let over = self
-                .names
-                .get(name)
-                .is_some_and(|state| state.lives.is_empty());
-            if over && self.learned.has(name) {
-                self.forget(name);
-            }
-        }
-    }
-
     /// All addresses of a name that hold a lease, sorted.
     pub fn leased(&self, name: &str) -> impl Iterator<Item = IpAddr> {
         self.names
             .get(name)
             .into_iter()
             .flat_map(|n| n.lives.keys().copied())
+    }
+
+    /// Whether an address of a name holds a lease.
+    pub fn has(&self, name: &str, address: IpAddr) -> bool {
+        self.names
+            .get(name)
+            .is_some_and(|n| n.lives.contains_key(&address))
     }
 
     /// The addresses of the last good answer, in its order: what to dial.
@@ -383,13 +340,6 @@ impl Leases {
     /// How many names were learned from queries of workloads.
     pub fn learned(&self) -> usize {
         self.learned.len()
-    }
-
-    /// The learned names that this host, which may be a wildcard, lists.
-    pub fn learned_by(&self, host: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.learned
-            .names()
-            .filter(move |name| hosts::covers(host, name))
     }
 
     /// The leases, as a snapshot.

@@ -190,9 +190,7 @@ impl Leases {
                         state.newest.push(lease.ip);
                     }
                 }
-                if let Some(at) = state.expires_next() {
-                    self.expire.insert((at, Arc::clone(&name)));
-                }
+                self.ends_next(&name, &mut state);
                 self.in_force.set(&name, &state.lives);
                 self.in_force.set_newest(&name, &state.newest);
                 self.unheard.remove(&name);

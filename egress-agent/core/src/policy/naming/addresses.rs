@@ -1,4 +1,4 @@
-//! The names of an address in DNS, for messages. No verdict uses them.
+//! The names of an address in DNS, for messages and to find leases by their address. No verdict rests on them.
 
 use super::pairs::Pairs;
 use egress_ebpf::addr::Addr;

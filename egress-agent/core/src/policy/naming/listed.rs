@@ -2,7 +2,7 @@
 
 use super::pairs::Pairs;
 use crate::istio::service_entry::Resolution;
-use crate::policy::claims::networks_of;
+use crate::policy::endpoints::networks_of;
 use crate::policy::numbers;
 use crate::registry::services::{Location, Service};
 use egress_ebpf::addr::Addr;

@@ -1,6 +1,6 @@
 //! Routes of a plan with their present destinations.
 
-use crate::policy::claims::{cluster, doors, upstream_protocol};
+use crate::policy::endpoints::{cluster, doors, upstream_protocol};
 use crate::policy::leases::Leases;
 use crate::registry::plan::{self, HttpPlan, PortPlan, Shares, To};
 use crate::registry::services::{Class, Service};

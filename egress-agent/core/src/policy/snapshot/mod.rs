@@ -6,7 +6,7 @@
 mod clusters;
 mod part;
 
-use super::claims::cluster;
+use super::endpoints::cluster;
 use super::leases::Leases;
 use crate::registry::by_age;
 use crate::registry::plan::{HostPlan, PortPlan, To};

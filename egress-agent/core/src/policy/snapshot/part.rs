@@ -5,7 +5,7 @@
 use super::clusters::Clusters;
 use crate::istio::service_entry::Resolution;
 use crate::istio::{Object, hosts};
-use crate::policy::claims::{everywhere, listed_networks, own_networks};
+use crate::policy::endpoints::{everywhere, listed_networks, own_networks};
 use crate::registry::plan::PortPlan;
 use crate::registry::services::Service;
 use crate::routing::{Rank, Split, TcpRoute, TlsRoute, VirtualHost};

@@ -4,6 +4,7 @@
 //! Owns the order in which the other parts are called. It rejects no input: input that cannot be used leads to
 //! denials. The shell carries out what `poll_*` returns and reports with `handle_*`.
 
+mod answers;
 mod grouping;
 mod plan;
 mod policy;
@@ -17,20 +18,17 @@ pub use policy::Unlisted;
 pub use settings::Settings;
 
 use super::diff::{Desired, Planner, TableOp};
-use super::leases::store::Stored;
-use super::leases::{Answer, Failure, InForce, Lease, LeaseSettings, Leases, Lost, Outcome};
+use super::leases::{Failure, InForce, LeaseSettings, Leases, Lost};
 use super::naming::{Hosts, Names, Needs};
 use super::room::TooMany;
-use super::tables::Delta;
 use crate::istio::Object;
 use crate::registry::Registry;
 use crate::registry::scope::Workload;
 use crate::routing::RouteTable;
 use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A question for the shell to ask: A and AAAA of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,134 +156,13 @@ impl State {
         }
     }
 
-    /// Updates the claims of changed hosts in every policy.
-    fn reclaim(&mut self, hosts: &BTreeSet<Arc<str>>) -> BTreeMap<PolicyId, Delta> {
-        let mut changes: BTreeMap<PolicyId, Delta> = BTreeMap::new();
-        for (id, policy) in &mut self.policies {
-            for host in hosts {
-                let delta = policy.reclaim(host, &self.leases, self.settings.unlisted_address);
-                changes.entry(*id).or_default().extend(delta);
-            }
-        }
-        changes
-    }
-
-    /// Takes the leases of a previous agent: wanted names without an answer use these addresses until they have one.
-    /// `clock` is the time since 1970. Returns how many names got addresses.
-    pub fn handle_stored(&mut self, now: Instant, clock: Duration, stored: &Stored) -> usize {
-        let mut names = self.leases.restore(now, clock, stored);
-        for name in stored.names() {
-            let name: Arc<str> = name.into();
-            if self.hosts.need(&name) {
-                continue;
-            }
-            let Some((policy, hosts)) = self.hosts.listing(&name) else {
-                continue;
-            };
-            let lease = Lease {
-                policy,
-                workload: None,
-                hosts,
-                answer: Answer::default(),
-                name: Arc::clone(&name),
-            };
-            if self.leases.restore_learned(now, clock, stored, &lease) {
-                names.insert(name);
-            }
-        }
-        self.relocate(names.iter());
-        names.len()
-    }
-
-    /// The leases as text, for the next agent.
-    pub fn stored(&self, now: Instant, clock: Duration) -> String {
-        self.leases.store(now, clock)
-    }
-
-    /// Takes the result of a [`Query`]. The outcome is for the log.
-    pub fn handle_answer(
-        &mut self,
-        now: Instant,
-        name: &str,
-        result: Result<Answer, Failure>,
-    ) -> Outcome {
-        let outcome = self.leases.handle_answer(now, name, result);
-        if outcome.changed {
-            self.relocate(std::iter::once(&name.into()));
-        }
-        outcome
-    }
-
-    /// Takes several results, and carries out their consequences once. The outcomes are in the order of the results.
-    pub fn handle_answers(
-        &mut self,
-        now: Instant,
-        results: Vec<(Arc<str>, Result<Answer, Failure>)>,
-    ) -> Vec<Outcome> {
-        let mut moved = Vec::new();
-        let take = |(name, result): (Arc<str>, _)| {
-            let outcome = self.leases.handle_answer(now, &name, result);
-            if outcome.changed {
-                moved.push(name);
-            }
-            outcome
-        };
-        let outcomes = results.into_iter().map(take).collect();
-        self.relocate(moved.iter());
-        outcomes
-    }
-
-    /// Takes the addresses of answers that workloads get, and carries out their consequences once. An answer may reach
-    /// its workload when the writes that follow are made. The outcomes are in the order of the leases.
-    pub fn handle_leases(&mut self, now: Instant, leases: &[Lease]) -> Vec<Outcome> {
-        let mut changed = Vec::new();
-        let take = |lease: &Lease| {
-            let (outcome, names) = self.leases.handle_lease(now, lease);
-            changed.extend(names);
-            outcome
-        };
-        let outcomes = leases.iter().map(take).collect();
-        self.relocate(changed.iter());
-        outcomes
-    }
-
-    /// Running connections of workloads use these addresses, so their leases do not end before the next call, which is
-    /// not later than `next`.
-    pub fn handle_in_use(&mut self, now: Instant, used: &BTreeSet<IpAddr>, next: Duration) {
-        self.leases.handle_in_use(now, used, next);
-    }
-
     /// Handles leases that end and names that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let changed = self.leases.handle_timeout(now);
-        self.relocate(changed.iter());
-        self.leases.sweep(&changed);
+        let moved = self.leases.handle_timeout(now);
+        self.relocate(&moved);
+        self.leases.sweep(&moved);
         while let Some(name) = self.leases.poll_query(now) {
             self.due.push_back(Query { name });
-        }
-    }
-
-    fn relocate<'a>(&mut self, names: impl Iterator<Item = &'a Arc<str>>) {
-        let mut hosts = BTreeSet::new();
-        for name in names {
-            hosts.extend(self.hosts.users_of(name).cloned());
-            // A learned name has no service of its own, but hosts that list it.
-            if !self.hosts.need(name) {
-                hosts.extend(self.hosts.covering(name).cloned());
-            }
-        }
-        if hosts.is_empty() {
-            return;
-        }
-        let changes = self.reclaim(&hosts);
-        for policy in self.policies.values_mut() {
-            for host in &hosts {
-                policy.snapshot.relocate(host, &policy.view, &self.leases);
-            }
-        }
-        if self.begun {
-            let ops = self.planner.update(&changes);
-            self.ops.extend(ops);
         }
     }
 

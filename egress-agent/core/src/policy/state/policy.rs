@@ -1,8 +1,8 @@
 //! One policy: a view, its services' claims on the table, and the proxy's routes.
 
 use super::Settings;
-use crate::policy::claims::{UnlistedAddress, claims};
-use crate::policy::leases::Leases;
+use crate::policy::claims::{UnlistedAddress, claims, targets_at};
+use crate::policy::leases::{Among, Leases};
 use crate::policy::ledger::Ledger;
 use crate::policy::snapshot::Snapshot;
 use crate::policy::tables::{Claims, Delta, Transport};
@@ -12,7 +12,7 @@ use crate::registry::services::Service;
 use crate::registry::view::View;
 use crate::sharing::share;
 use imbl::OrdMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -183,7 +183,8 @@ impl PolicyState {
         unlisted: UnlistedAddress,
     ) -> Delta {
         let found = self.view.services.get(host).zip(self.view.plans.get(host));
-        let new = found.map(|(service, plan)| claims(service, plan, leases, unlisted));
+        let new =
+            found.map(|(service, plan)| claims(service, plan, (leases, Among::All), unlisted));
         let new = new.unwrap_or_default();
         let old = self.claims.get(host).cloned().unwrap_or_default();
         if *old == new {
@@ -195,6 +196,44 @@ impl PolicyState {
         }
         let delta = self.ledger.replace(&old, &new);
         self.claims.insert(Arc::clone(host), Arc::new(new));
+        delta
+    }
+
+    /// Updates a host's claims on these addresses, whose leases came or went. Other addresses of the host cost nothing.
+    pub(super) fn relocate(
+        &mut self,
+        host: &Arc<str>,
+        addresses: &BTreeSet<IpAddr>,
+        leases: &Leases,
+        unlisted: UnlistedAddress,
+    ) -> Delta {
+        self.snapshot.relocate(host, &self.view, leases);
+        let found = self.view.services.get(host).zip(self.view.plans.get(host));
+        let Some((service, plan)) = found.filter(|_| !addresses.is_empty()) else {
+            return Delta::new();
+        };
+        let present = (leases, Among::These(addresses));
+        let present = claims(service, plan, present, unlisted);
+        let held = self.claims.get(host);
+        let (mut old, mut new) = (Claims::new(), Claims::new());
+        for target in targets_at(service, addresses) {
+            let was = held.and_then(|held| held.get(&target));
+            old.extend(was.map(|action| (target, *action)));
+            new.extend(present.get(&target).map(|action| (target, *action)));
+        }
+        if old == new {
+            return Delta::new();
+        }
+        let delta = self.ledger.replace(&old, &new);
+        let held = self.claims.entry(Arc::clone(host)).or_default();
+        let claims = Arc::make_mut(held);
+        for target in old.keys() {
+            claims.remove(target);
+        }
+        claims.extend(new);
+        if claims.is_empty() {
+            self.claims.remove(host);
+        }
         delta
     }
 }

@@ -1,6 +1,7 @@
 //! Settings that do not come from resources, and the entries that they add to every policy.
 
-use crate::policy::claims::{UnlistedAddress, everywhere};
+use crate::policy::claims::UnlistedAddress;
+use crate::policy::endpoints::everywhere;
 use crate::policy::leases::LeaseSettings;
 use crate::policy::tables::{Action, Claims, Target, Transport, claim};
 use crate::registry::scope::Workload;

@@ -4,10 +4,10 @@ mod allocated;
 mod bench;
 mod by_address;
 mod clients;
-
 mod hints;
 mod mirrors;
 mod plans;
+mod relocated;
 mod take_over;
 mod workloads;
 
