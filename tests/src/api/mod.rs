@@ -12,6 +12,7 @@ mod faults;
 mod kinds;
 mod selectors;
 mod serve;
+mod shared;
 mod store;
 mod table;
 mod watching;
@@ -43,7 +44,7 @@ const FREE_WITHIN: Duration = Duration::from_secs(5);
 /// A running server. Dropping it ends it.
 pub struct FakeApi {
     runtime: Option<Runtime>,
-    shared: Arc<serve::Shared>,
+    shared: Arc<shared::Shared>,
     address: SocketAddr,
     dir: TempDir,
     /// Where connections are accepted.
@@ -93,7 +94,7 @@ impl FakeApi {
         store.install(Resource::core("Namespace", "namespaces", false));
         let mut api = Self {
             runtime: Some(runtime),
-            shared: Arc::new(serve::Shared::new(store, tls, TOKEN)),
+            shared: Arc::new(shared::Shared::new(store, tls, TOKEN)),
             address,
             dir: tempfile::Builder::new()
                 .prefix("egress-test-api-")

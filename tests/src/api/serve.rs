@@ -4,11 +4,12 @@ use super::answers::{Refusal, json_answer, with_type};
 use super::asked::{Asked, Verb};
 use super::body::Outgoing;
 use super::discovery;
-use super::faults::{Decide, Fault};
+use super::faults::Fault;
 use super::selectors::Selectors;
+use super::shared::Shared;
 use super::store::{Resource, Store, name_of};
 use super::table;
-use super::watching::{self, Running, Told, typed};
+use super::watching::{self, typed};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -16,113 +17,17 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 /// The most bytes of a request's body, as kube-apiserver has it.
 const BODY_MOST: usize = 3 << 20;
-
-type Counts = BTreeMap<(Verb, String), usize>;
-
-/// What all connections share.
-pub(super) struct Shared {
-    store: Mutex<Store>,
-    changed: watch::Sender<u64>,
-    fault: Mutex<Option<Decide>>,
-    counts: Mutex<Counts>,
-    running: Mutex<Vec<Running>>,
-    tasks: Mutex<Vec<AbortHandle>>,
-    pub(super) open: AtomicUsize,
-    tls: Option<Arc<ServerConfig>>,
-    token: &'static str,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub(super) fn new(store: Store, tls: Option<Arc<ServerConfig>>, token: &'static str) -> Self {
-        Self {
-            store: Mutex::new(store),
-            changed: watch::channel(0).0,
-            fault: Mutex::default(),
-            counts: Mutex::default(),
-            running: Mutex::default(),
-            tasks: Mutex::default(),
-            open: AtomicUsize::new(0),
-            tls,
-            token,
-        }
-    }
-
-    /// Reads the objects.
-    pub(super) fn read<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
-        read(&lock(&self.store))
-    }
-
-    /// Changes the objects and wakes the watches.
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
-        let outcome = change(&mut lock(&self.store));
-        self.changed.send_modify(|n| *n += 1);
-        outcome
-    }
-
-    pub(super) fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    pub(super) fn set_fault(&self, fault: Option<Decide>) {
-        *lock(&self.fault) = fault;
-    }
-
-    pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
-        lock(&self.counts)
-    }
-
-    pub(super) fn watching(&self, watch: Running) {
-        let mut running = lock(&self.running);
-        running.retain(|watch| !watch.tell.is_closed());
-        running.push(watch);
-    }
-
-    pub(super) fn watches(&self, plural: &str) -> usize {
-        let mut running = lock(&self.running);
-        running.retain(|watch| !watch.tell.is_closed());
-        running
-            .iter()
-            .filter(|watch| watch.plural == plural)
-            .count()
-    }
-
-    pub(super) fn bookmark(&self) {
-        for watch in lock(&self.running).iter() {
-            let _ = watch.tell.send(Told::Bookmark);
-        }
-    }
-
-    pub(super) fn inject(&self, plural: &str, bytes: &str) {
-        for watch in lock(&self.running).iter().filter(|w| w.plural == plural) {
-            let _ = watch.tell.send(Told::Bytes(bytes.to_owned()));
-        }
-    }
-
-    pub(super) fn cut(&self) {
-        for task in lock(&self.tasks).drain(..) {
-            task.abort();
-        }
-    }
-}
 
 /// Accepts connections until the task is aborted.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -130,6 +35,8 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         return;
     };
     while let Ok((stream, _)) = listener.accept().await {
+        // As Go's listeners do: otherwise an event waits for the acknowledgement of the one before it.
+        let _ = stream.set_nodelay(true);
         let served = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             let _open = Open::new(&served);
@@ -142,9 +49,7 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 }
             }
         });
-        let mut tasks = lock(&shared.tasks);
-        tasks.retain(|task| !task.is_finished());
-        tasks.push(task.abort_handle());
+        shared.serving(task.abort_handle());
     }
 }
 
@@ -198,10 +103,7 @@ async fn answer(
     let asked = asked.with_form(request.headers());
     let count = (asked.verb, asked.plural.clone());
     *shared.counts().entry(count).or_default() += 1;
-    let fault = lock(&shared.fault)
-        .as_ref()
-        .and_then(|decide| decide(&asked));
-    match fault {
+    match shared.fault(&asked) {
         None => {}
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
         Some(Fault::Hang) => std::future::pending().await,

@@ -4,7 +4,7 @@ use super::answers::Refusal;
 use super::asked::Asked;
 use super::body::Outgoing;
 use super::selectors::Selectors;
-use super::serve::Shared;
+use super::shared::Shared;
 use super::store::{Change, Resource};
 use super::table;
 use bytes::Bytes;
