@@ -1,11 +1,13 @@
-//! What stays while names and addresses come and go: the addresses of idle connections.
+//! What stays while names and addresses come and go: the addresses of idle connections, and a neighbour's names in a flood.
 
-use crate::setting::{lab, script};
+use crate::setting::{NO_ERROR, WILD, addresses, ask, lab, lines, python, script};
+use egress_tests::bench::anonymous_of;
 use egress_tests::lab::{host, v4};
+use egress_tests::place::Place;
 use egress_tests::rules::{ECHO, HTTPBIN};
-use egress_tests::{Background, Lab, wait_until};
+use egress_tests::{Background, Lab, pinned, wait_until};
 use serde_json::json;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -63,4 +65,82 @@ fn a_pool_of_idle_connections_keeps_its_addresses_and_may_connect_again() {
         })
         .unwrap();
     }
+}
+
+/// Names of a flood: more than a policy may have below one host.
+const FLOOD: usize = 1_536;
+/// The most names of a workload below one host (`Bounds::of_workload` of the pure crate), and a few of the neighbour.
+const LEARNED: u64 = 1024 + 8;
+/// What further floods may add to the agent's memory in all, in bytes: much less than what their names take.
+const MORE: u64 = 8 << 20;
+
+#[test]
+fn a_flood_below_a_wildcard_takes_bounded_memory_and_no_name_of_a_neighbour() {
+    let entry = |name: &str| format!("--workload={{cgroup: '**/only-{name}', namespace: {name}}}");
+    let flags = [entry("flood"), entry("neighbour")];
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend([
+        "--dns-below-burst=1000000",
+        "--dns-below-per-minute=1000000",
+    ]);
+    let mut lab = lab(&flags);
+    lab.rules("wild.yaml", WILD).unwrap();
+    let cgroups =
+        ["flood", "neighbour"].map(|name| lab.workloads().child(&format!("only-{name}")).unwrap());
+    for cgroup in &cgroups {
+        let id = cgroup.id().unwrap();
+        let owned = || pinned::has_owner(lab.bpf_dir(), id).unwrap().then_some(());
+        wait_until("the workload has an identity", SOON, owned).unwrap();
+    }
+    lab.dns.set("kept.wild.example", &[v4(host::ECHO)], 1);
+    let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+    let pool: Vec<IpAddr> = (0..50_000)
+        .map(|n| Ipv4Addr::from(first + n).into())
+        .collect();
+    lab.dns.rotate("*.wild.example", &pool, 4, 1);
+    let mut memory = Vec::new();
+    for (round, prefix) in ["a", "b", "c", "d", "e", "f"].iter().enumerate() {
+        let places = cgroups.each_ref().map(|cgroup| Place {
+            cgroup: Some(cgroup),
+            ..lab.client_place()
+        });
+        let [flood, neighbour] = &places;
+        if round == 0 {
+            let kept = ask(neighbour, "connected", "kept.wild.example", "192.0.2.1");
+            assert_eq!(addresses(&kept), [v4(host::ECHO)]);
+        }
+        let codes = lines(&python(
+            flood,
+            "flood.py",
+            &[&FLOOD.to_string(), prefix, "wild.example", "192.0.2.1"],
+        ));
+        assert_eq!(
+            codes,
+            [json!({"0": FLOOD})],
+            "every name of the flood is answered"
+        );
+        let to = SocketAddr::new(v4(host::ECHO), 7);
+        let reached = egress_tests::probe::attempt(neighbour, "tcp-echo", to).unwrap();
+        assert!(
+            reached.passed(),
+            "the neighbour's address after the flood: {reached:?}"
+        );
+        let new = ask(
+            neighbour,
+            "connected",
+            &format!("new-{prefix}.wild.example"),
+            "192.0.2.1",
+        );
+        assert_eq!(
+            (new["code"].as_u64(), addresses(&new).len()),
+            (Some(NO_ERROR), 4)
+        );
+        let status = lab.status().unwrap();
+        let learned = status["rules"]["namesLearned"].as_u64().unwrap();
+        assert!((1024..=LEARNED).contains(&learned), "{learned}");
+        memory.push(anonymous_of(lab.agent().unwrap().pid()).unwrap());
+    }
+    let kib: Vec<u64> = memory.iter().map(|bytes| bytes >> 10).collect();
+    println!("memory in KiB after each {FLOOD} names: {kib:?}");
+    assert!(memory[5] < memory[0] + MORE, "{kib:?}");
 }
