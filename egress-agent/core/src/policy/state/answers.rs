@@ -45,7 +45,7 @@ impl State {
         self.leases.store(now, clock)
     }
 
-    /// Takes the result of a [`Query`]. The outcome is for the log.
+    /// Takes the result of a [`Query`](super::Query). The outcome is for the log.
     pub fn handle_answer(
         &mut self,
         now: Instant,
