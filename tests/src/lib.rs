@@ -28,6 +28,7 @@ pub mod place;
 pub mod pods;
 pub mod probe;
 pub mod prober;
+pub mod queries;
 pub mod readiness;
 pub mod rules;
 pub mod scrape;

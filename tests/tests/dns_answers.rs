@@ -4,16 +4,12 @@
 
 use egress_tests::hosts::Fault;
 use egress_tests::lab::LabOptions;
+use egress_tests::queries::{self, NO_ERROR, REFUSED, SERVER_FAILURE};
 use egress_tests::rules::ECHO;
 use egress_tests::{Lab, wait_until};
-use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/dns.py");
-const NO_ERROR: u64 = 0;
-const SERVER_FAILURE: u64 = 2;
-const REFUSED: u64 = 5;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A host whose endpoints are a name and an address; DNS knows another address for the host.
@@ -39,14 +35,9 @@ fn ip(last: u8) -> IpAddr {
 
 /// The answer that a client gets: its code and addresses.
 fn ask(lab: &Lab, name: &str) -> (u64, Vec<IpAddr>) {
-    let arguments = [CLIENT, "connected", name, "192.0.2.1"];
-    let ended = lab.run("python3", &arguments).unwrap();
-    let line = ended.stdout.lines().next();
-    let line = line.unwrap_or_else(|| panic!("{name}: {}", ended.stderr));
-    let answer: Value = serde_json::from_str(line).unwrap();
-    let addresses = answer["addresses"].as_array().unwrap().iter();
-    let addresses = addresses.map(|ip| ip.as_str().unwrap().parse().unwrap());
-    (answer["code"].as_u64().unwrap(), addresses.collect())
+    let answers = queries::ask(&lab.client_place(), "connected", name, &["192.0.2.1"]).unwrap();
+    let addresses = queries::addresses(&answers[0]).unwrap();
+    (answers[0]["code"].as_u64().unwrap(), addresses)
 }
 
 fn connects(lab: &Lab, to: IpAddr) -> bool {

@@ -4,16 +4,12 @@
 
 use egress_tests::hosts::Fault;
 use egress_tests::lab::{LabOptions, host, v4, v6};
+use egress_tests::queries::{self, NO_ERROR, REFUSED, SERVER_FAILURE};
 use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Lab, pinned, wait_until};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-
-const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/dns.py");
-const NO_ERROR: u64 = 0;
-const SERVER_FAILURE: u64 = 2;
-const REFUSED: u64 = 5;
 
 /// Names that workloads learn by themselves.
 const BELOW: &str = "
@@ -35,26 +31,11 @@ fn lab() -> Lab {
 
 /// The answers that a client got.
 fn ask(lab: &Lab, way: &str, name: &str, servers: &[&str]) -> Vec<Value> {
-    let mut arguments = vec![CLIENT, way, name];
-    arguments.extend(servers);
-    let ended = lab.run("python3", &arguments).unwrap();
-    let lines = ended
-        .stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap());
-    let lines: Vec<Value> = lines.collect();
-    assert!(
-        !lines.is_empty(),
-        "{way} {name} {servers:?}: {}",
-        ended.stderr
-    );
-    lines
+    queries::ask(&lab.client_place(), way, name, servers).unwrap()
 }
 
 fn addresses(answer: &Value) -> Vec<IpAddr> {
-    let list = answer["addresses"].as_array().unwrap().iter();
-    list.map(|ip| ip.as_str().unwrap().parse().unwrap())
-        .collect()
+    queries::addresses(answer).unwrap()
 }
 
 #[test]
@@ -256,11 +237,8 @@ fn while_no_server_answers_clients_get_the_addresses_that_are_leased() {
 fn without_an_agent_queries_fail() {
     let mut lab = lab();
     lab.agent().unwrap().kill().unwrap();
-    let ended = lab.run(
-        "python3",
-        &[CLIENT, "connected", "httpbin.org", "198.51.100.53"],
-    );
-    let ended = ended.unwrap();
+    let arguments = ["connected", "httpbin.org", "198.51.100.53"];
+    let ended = queries::python(&lab.client_place(), "dns.py", &arguments).unwrap();
     assert!(ended.stderr.contains("PermissionError"), "{}", ended.stderr);
     lab.start_agent().unwrap();
     assert_eq!(

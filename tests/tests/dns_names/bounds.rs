@@ -1,9 +1,10 @@
 //! What stays while names and addresses come and go: the addresses of idle connections, and a neighbour's names in a flood.
 
-use crate::setting::{NO_ERROR, WILD, addresses, ask, lab, lines, python, script};
+use crate::setting::{WILD, addresses, ask, lab, lines, python};
 use egress_tests::bench::anonymous_of;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
+use egress_tests::queries::{NO_ERROR, script};
 use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Background, Lab, pinned, wait_until};
 use serde_json::json;

@@ -1,9 +1,10 @@
 //! Answers that are not the name server's, or not to the question: the agent believes none of them, for its own questions
 //! and for those of workloads.
 
-use crate::setting::{NO_ERROR, SERVER_FAILURE, addresses, ask, ask_all};
+use crate::setting::{addresses, ask, ask_all};
 use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::netns::NetNs;
+use egress_tests::queries::{NO_ERROR, SERVER_FAILURE};
 use egress_tests::{Lab, wait_until};
 use hickory_proto::op::{Message, OpCode, Query};
 use hickory_proto::rr::rdata::A;

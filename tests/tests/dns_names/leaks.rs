@@ -1,10 +1,11 @@
 //! No byte of a query that no rule lists leaves the node.
 
-use crate::setting::{REFUSED, WILD, ask_all, lab, lines, python};
+use crate::setting::{WILD, ask_all, lab, lines, python};
 use egress_tests::Lab;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::escape::capture::{Capture, Frame};
 use egress_tests::place::Place;
+use egress_tests::queries::REFUSED;
 use egress_tests::rules::{ECHO, HTTPBIN};
 use std::collections::BTreeSet;
 

@@ -1,9 +1,10 @@
 //! Answers and resolver configurations that occur, but seldom: aliases of aliases, many addresses, answers over TCP only,
 //! search lists, and name servers that are dead.
 
-use crate::setting::{NO_ERROR, addresses, ask, lab};
+use crate::setting::{addresses, ask, lab};
 use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4};
+use egress_tests::queries::NO_ERROR;
 use egress_tests::rules::ECHO;
 use egress_tests::{Lab, wait_until};
 use std::collections::BTreeSet;

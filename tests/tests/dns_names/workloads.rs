@@ -1,12 +1,13 @@
 //! Whose query it is: two workloads with different rules in one network namespace, sockets that change hands, and pods in
 //! namespaces of their own.
 
-use crate::setting::{NO_ERROR, REFUSED, addresses, ask, lab, python, script};
+use crate::setting::{addresses, ask, lab, python};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::pods::Pod;
 use egress_tests::pods::cluster::Cluster;
+use egress_tests::queries::{NO_ERROR, REFUSED, script};
 use egress_tests::{Background, Lab, pinned, wait_until};
 use serde_json::{Value, json};
 use std::net::IpAddr;
