@@ -31,7 +31,8 @@ fn of_namespace(text: &str) -> String {
 /// The node, two pods in `shop`, and the server. The agent ends first.
 struct Site {
     pods: [Pod; 2],
-    _here: Pods,
+    late: Vec<Pod>,
+    here: Pods,
     lab: Lab,
     api: FakeApi,
     _turn: MutexGuard<'static, ()>,
@@ -39,6 +40,22 @@ struct Site {
 
 /// The load of one test is enough for a small machine.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// Creates a pod and waits until the agent serves it.
+fn join(lab: &Lab, api: &FakeApi, here: &Pods, name: &str) -> Pod {
+    let pod = here.create(lab).unwrap();
+    let object = object(&pod.uid, "shop", name, &json!({"app": "web"}));
+    api.put("pods", object).unwrap();
+    wait_until("the pod is known and served", SOON, || {
+        let echo = SocketAddr::new(v4(host::ECHO), 7);
+        let known = egress_tests::probe::attempt(&pod.place(), "tcp", echo)
+            .ok()?
+            .passed();
+        (known && pod.curl(&["http://httpbin.org/get"]).ok()?.code == 200).then_some(())
+    })
+    .unwrap();
+    pod
+}
 
 impl Site {
     fn start() -> Self {
@@ -77,30 +94,22 @@ impl Site {
         lab.start_agent().unwrap();
         takeover::list_by(&lab, NAMES, |_, text| api.apply(text)).unwrap();
         let here = Pods::on(&lab).unwrap();
-        let pods = [(); 2].map(|()| here.create(&lab).unwrap());
-        for (n, pod) in pods.iter().enumerate() {
-            let labels = json!({"app": "web"});
-            api.put(
-                "pods",
-                object(&pod.uid, "shop", &format!("web-{n}"), &labels),
-            )
-            .unwrap();
-            wait_until("the pod is known and served", SOON, || {
-                let echo = SocketAddr::new(v4(host::ECHO), 7);
-                let known = egress_tests::probe::attempt(&pod.place(), "tcp", echo)
-                    .ok()?
-                    .passed();
-                (known && pod.curl(&["http://httpbin.org/get"]).ok()?.code == 200).then_some(())
-            })
-            .unwrap();
-        }
+        let pods = ["web-0", "web-1"].map(|name| join(&lab, &api, &here, name));
         Self {
             pods,
-            _here: here,
+            late: Vec::new(),
+            here,
             lab,
             api,
             _turn: turn,
         }
+    }
+
+    /// A pod gets its policy at the last moment: a check of the flows of such pods is due while the next agent takes
+    /// over.
+    fn join(&mut self, name: &str) {
+        let pod = join(&self.lab, &self.api, &self.here, name);
+        self.late.push(pod);
     }
 
     /// As a DaemonSet with `maxSurge` does: the next agent starts, and then the last one is told to end.
@@ -142,8 +151,10 @@ fn a_rolling_update_denies_listed_http_for_a_moment_only_and_a_rule_that_changes
  {
     let mut site = Site::start();
     site.under_load("two rolling updates", |site| {
+        site.join("late-0");
         site.roll();
         site.api.apply(&of_namespace(ADDED)).unwrap();
+        site.join("late-1");
         site.roll();
     });
     let added = SocketAddr::new(v4(host::HTTPBIN), 443);

@@ -58,6 +58,11 @@ impl Ending {
         }
     }
 
+    /// From here on no flow is ended, by checks that are scheduled or that run either.
+    pub(super) fn end_no_more(&self) {
+        self.live.end_no_more();
+    }
+
     /// Ends flows that the tables no longer list, in a task of its own.
     pub(super) fn end_unlisted(&self) {
         if self.ends {

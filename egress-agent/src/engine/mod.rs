@@ -400,7 +400,7 @@ impl Engine {
     }
 
     /// Writes the leases and the identities for the next agent. Returns when they are written, and no verdict of a former
-    /// policy is left.
+    /// policy is left. From then on this agent ends no flow: the next one does, by its own tables.
     pub fn keep_state(&mut self) {
         if let Err(error) = self.placing.judge_all_again(&mut self.state) {
             let error = format!("{error:#}");
@@ -409,6 +409,7 @@ impl Engine {
                 "sockets of workloads that moved keep the verdicts of their former policy"
             );
         }
+        self.placing.ending.end_no_more();
         self.lease_file.keep(&self.state);
         self.identity_file.keep(self.placing.workloads.pods());
     }

@@ -23,6 +23,7 @@ use egress_ebpf::verdict::Verdict;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 /// Checks live connections and ends those that no rule lists.
 pub struct Live {
@@ -32,6 +33,8 @@ pub struct Live {
     tables: View,
     sockets: MapData,
     origins: MapData,
+    /// Whether this agent may still end flows. Held from a flow's judgement to its end.
+    may_end: Mutex<bool>,
 }
 
 /// A connection that was ended.
@@ -60,7 +63,14 @@ impl Live {
             tables,
             sockets: open("SOCKETS")?,
             origins: open("ORIGINS")?,
+            may_end: Mutex::new(true),
         })
+    }
+
+    /// From here on no flow is ended. After the lock's release the kernel's policies belong to another agent, whose
+    /// tables this one does not have.
+    pub fn end_no_more(&self) {
+        *self.may_end.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Ends every connection that the present tables do not list: connections of workloads, and those that
@@ -74,22 +84,37 @@ impl Live {
             .connections(self.sockets.fd().as_fd())
             .context(listing)?
         {
-            if let Some(end) = read(&value).and_then(|state| self.unlisted(&state))
-                && destroy(&diag, &socket)?
-            {
-                ended.push(end);
-            }
+            let state: Option<SocketState> = read(&value);
+            let judge = || state.and_then(|state| self.unlisted(&state));
+            ended.extend(self.end_if(&diag, &socket, judge)?);
         }
         // The proxy's end of a redirected flow, because the reset from the client's end may not reach it.
         for (socket, value) in diag
             .connections(self.origins.fd().as_fd())
             .context(listing)?
         {
-            if read(&value).is_some_and(|origin| self.unlisted_origin(&origin)) {
-                destroy(&diag, &socket)?;
-            }
+            let origin: Option<FlowOrigin> = read(&value);
+            let judge = || origin.filter(|origin| self.unlisted_origin(origin));
+            self.end_if(&diag, &socket, judge)?;
         }
         Ok(ended)
+    }
+
+    /// Ends a connection if `judge` returns a value. Returns that value if the connection was still there.
+    fn end_if<T>(
+        &self,
+        diag: &Diag,
+        socket: &SocketId,
+        judge: impl FnOnce() -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let may_end = self.may_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(judged) = may_end.then(judge).flatten() else {
+            return Ok(None);
+        };
+        let there = diag.destroy(socket);
+        Ok(there
+            .context("ending a connection by sock_diag")?
+            .then_some(judged))
     }
 
     /// The addresses that workloads dialled for the connections of a network namespace, as far as the gate allowed them.
@@ -157,11 +182,6 @@ impl Live {
                 Verdict::Deny(_)
             )
     }
-}
-
-fn destroy(diag: &Diag, socket: &SocketId) -> anyhow::Result<bool> {
-    diag.destroy(socket)
-        .context("ending a connection by sock_diag")
 }
 
 /// A value of a map; `None` if it has another length.
