@@ -8,6 +8,7 @@
 use anyhow::{Context as _, Result};
 use std::env;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 #[path = "../xtask/src/ebpf.rs"]
@@ -58,8 +59,16 @@ fn embed() -> Result<()> {
         )?,
     };
     println!("cargo::rerun-if-changed={}", object.display());
-    fs::copy(&object, out.join("egress-ebpf"))
-        .with_context(|| format!("cannot copy the BPF object {}", object.display()))?;
+    let bytes = fs::read(&object)
+        .with_context(|| format!("cannot read the BPF object {}", object.display()))?;
+    fs::write(out.join("egress-ebpf"), &bytes).context("cannot copy the BPF object to OUT_DIR")?;
+    // By this digest the agent recognises programs that were loaded from the same object.
+    let mut digest = DefaultHasher::new();
+    bytes.hash(&mut digest);
+    println!(
+        "cargo::rustc-env=EGRESS_BPF_DIGEST={:016x}",
+        digest.finish()
+    );
     Ok(())
 }
 

@@ -168,6 +168,16 @@ pub fn links(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
     folder(&abi(bpf_dir)?.join("links"))
 }
 
+/// The folders of the pinned programs, one for each object file.
+pub fn programs(bpf_dir: &Path) -> Result<Vec<PathBuf>> {
+    folder(&abi(bpf_dir)?.join("programs"))
+}
+
+/// Removes the pin of a map, as if another process had. Programs that use the map go on using it.
+pub fn forget_map(bpf_dir: &Path, name: &str) -> Result<()> {
+    Ok(fs::remove_file(abi(bpf_dir)?.join("maps").join(name))?)
+}
+
 fn folder(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
     Ok(entries

@@ -5,7 +5,10 @@
 use egress_tests::agent::{self, Agent};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{host, v4};
+use egress_tests::pinned::Attached;
+use egress_tests::rules::HTTPBIN;
 use egress_tests::{Lab, LabOptions, pinned, wait_until};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -37,19 +40,77 @@ fn pins_of_another_abi_are_refused_and_their_gate_stays_closed() {
     assert!(unlisted_is_denied(&lab));
 }
 
-#[test]
-fn programs_are_replaced_in_the_links_that_are_there() {
-    let mut lab = Lab::start().unwrap();
-    let before = pinned::attached(lab.bpf_dir()).unwrap();
-    assert!(before.len() > 10, "{before:?}");
-    lab.agent().unwrap().kill().unwrap();
+type Links = BTreeMap<String, Attached>;
+
+/// The links after a kill and a start. They are the same ones at each cgroup.
+fn links_of_the_next_agent(lab: &mut Lab, before: &Links) -> Links {
     lab.start_agent().unwrap();
     let after = pinned::attached(lab.bpf_dir()).unwrap();
     assert!(before.keys().eq(after.keys()), "{after:?}");
-    for (name, now) in after {
-        let then = &before[&name];
+    for (name, now) in &after {
+        let then = &before[name];
         assert_eq!((now.pin, now.link), (then.pin, then.link), "{name}");
+    }
+    assert!(unlisted_is_denied(lab));
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+    after
+}
+
+fn lab() -> (Lab, Links) {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let links = pinned::attached(lab.bpf_dir()).unwrap();
+    assert!(links.len() > 10, "{links:?}");
+    lab.agent().unwrap().kill().unwrap();
+    (lab, links)
+}
+
+fn all_replaced(before: &Links, after: &Links) {
+    for (name, now) in after {
+        let then = &before[name];
         assert_ne!(now.program, then.program, "{name} runs the old program");
+    }
+}
+
+#[test]
+fn programs_of_the_same_build_go_on() {
+    let (mut lab, before) = lab();
+    assert_eq!(links_of_the_next_agent(&mut lab, &before), before);
+}
+
+#[test]
+fn programs_of_another_build_are_replaced_in_the_links_that_are_there() {
+    let (mut lab, before) = lab();
+    // What is pinned for another object does not count, whatever it is.
+    let [of_object] = &pinned::programs(lab.bpf_dir()).unwrap()[..] else {
+        panic!("programs of one object")
+    };
+    fs::rename(of_object, of_object.with_file_name("another")).unwrap();
+    let after = links_of_the_next_agent(&mut lab, &before);
+    all_replaced(&before, &after);
+    let kept = pinned::programs(lab.bpf_dir()).unwrap();
+    assert_eq!(kept, [of_object.clone()], "the other object's are removed");
+}
+
+#[test]
+fn programs_are_loaded_anew_if_a_pin_of_them_is_gone() {
+    let (mut lab, before) = lab();
+    let of_object = pinned::programs(lab.bpf_dir()).unwrap().remove(0);
+    fs::remove_file(of_object.join("connect6")).unwrap();
+    let after = links_of_the_next_agent(&mut lab, &before);
+    all_replaced(&before, &after);
+}
+
+#[test]
+fn programs_are_loaded_anew_if_a_map_is_another_one() {
+    for name in ["OWNERS", "TABLES", "LISTENERS"] {
+        let (mut lab, before) = lab();
+        pinned::forget_map(lab.bpf_dir(), name).unwrap();
+        let after = links_of_the_next_agent(&mut lab, &before);
+        all_replaced(&before, &after);
+        // The next one takes these.
+        lab.agent().unwrap().kill().unwrap();
+        assert_eq!(links_of_the_next_agent(&mut lab, &after), after, "{name}");
     }
 }
 

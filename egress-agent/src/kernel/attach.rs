@@ -6,9 +6,7 @@ use super::pins::{Pins, private_dir, remove_tree};
 use super::rival::{self, Among};
 use super::{AGENT_PROGRAMS, ROOT_PROGRAMS, sys};
 use anyhow::{Context as _, bail};
-use aya::maps::{Array, HashMap, Map, MapData};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, Program};
+use aya::maps::{Array, HashMap};
 use egress_ebpf::abi::{DEFAULT_POLICY, Owner, Policy, policy_flag};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::fs::File;
@@ -79,10 +77,9 @@ pub fn attach_agent(kernel: &mut Kernel, agent: &Path) -> anyhow::Result<()> {
                 let link = open(&pin)?;
                 // With 0, the cgroup is gone, and all its sockets too.
                 if sys::link::cgroup(link.as_fd())? != CgroupId(0) {
-                    sys::link::update(link.as_fd(), kernel.program_fd(name)?.as_fd())
-                        .with_context(|| {
-                            format!("replacing program {name} at {}", pin.display())
-                        })?;
+                    sys::link::update(link.as_fd(), kernel.programs.get(name)?).with_context(
+                        || format!("replacing program {name} at {}", pin.display()),
+                    )?;
                 }
             }
         }
@@ -103,7 +100,7 @@ fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::
         let held = kernel.held.remove(&pin);
         let pinned = pin.exists().then(|| open(&pin)).transpose()?;
         let link = if let Some(link) = of(pinned, &dir)? {
-            sys::link::update(link.as_fd(), kernel.program_fd(name)?.as_fd())
+            sys::link::update(link.as_fd(), kernel.programs.get(name)?)
                 .with_context(|| format!("replacing program {name} at {}", pin.display()))?;
             link
         } else {
@@ -116,9 +113,11 @@ fn attach_all(kernel: &mut Kernel, cgroup: &Path, programs: &[&str]) -> anyhow::
                 sys::obj_pin(link.as_fd(), &pin).with_context(pinning)?;
                 link
             } else {
-                create(kernel.program(name)?, &dir, &pin)
-                    .with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
-                open(&pin)?
+                let link = kernel.programs.attach(name, dir.as_fd());
+                let link =
+                    link.with_context(|| format!("attaching {name} to {}", cgroup.display()))?;
+                sys::obj_pin(link.as_fd(), &pin).with_context(pinning)?;
+                link
             }
         };
         kernel.held.insert(pin, link);
@@ -137,44 +136,6 @@ fn of(link: Option<OwnedFd>, cgroup: &File) -> anyhow::Result<Option<OwnedFd>> {
         Some(link) if sys::link::cgroup(link.as_fd())? == id => Some(link),
         _ => None,
     })
-}
-
-/// Attaches a program with a link, and pins the link.
-fn create(program: &mut Program, cgroup: &File, pin: &Path) -> anyhow::Result<()> {
-    // The flags of a cgroup link must be zero; the kernel treats every link as "multi".
-    let mode = CgroupAttachMode::Single;
-    let pinning = || format!("pinning {}", pin.display());
-    let link: FdLink = match program {
-        Program::CgroupSockAddr(p) => {
-            let id = p.attach(cgroup, mode)?;
-            p.take_link(id)?.try_into()?
-        }
-        Program::CgroupSock(p) => {
-            let id = p.attach(cgroup, mode)?;
-            p.take_link(id)?.try_into()?
-        }
-        Program::CgroupSkb(p) => {
-            let id = p.attach(cgroup, aya::programs::CgroupSkbAttachType::Egress, mode)?;
-            p.take_link(id)?.try_into()?
-        }
-        Program::SockOps(p) => {
-            let id = p.attach(cgroup, mode)?;
-            p.take_link(id)?.try_into()?
-        }
-        Program::LsmCgroup(p) => {
-            let id = p.attach(cgroup)?;
-            p.take_link(id)?.into()
-        }
-        // aya's link of this type cannot be pinned.
-        Program::CgroupSockopt(p) => {
-            let program = p.fd()?.as_fd();
-            let link = sys::link::create(program, cgroup.as_fd(), sys::link::CGROUP_SETSOCKOPT)?;
-            return sys::obj_pin(link.as_fd(), pin).with_context(pinning);
-        }
-        _ => anyhow::bail!("not a cgroup program"),
-    };
-    link.pin(pin).with_context(pinning)?;
-    Ok(())
 }
 
 impl Kernel {
@@ -244,8 +205,7 @@ pub fn is_attached(bpf_dir: &Path, root: &Path) -> anyhow::Result<bool> {
 /// The errno of a denied call if the pinned policy of an enforced root denies unlisted
 /// destinations; `None` if it allows them (`ALLOW_ANY`, audit).
 pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32>> {
-    let open = |name| MapData::from_pin(Pins::at(bpf_dir).maps().join(name));
-    let owners: HashMap<_, CgroupId, u64> = Map::HashMap(open("OWNERS")?).try_into()?;
+    let owners: HashMap<_, CgroupId, u64> = Pins::at(bpf_dir).map("OWNERS")?.try_into()?;
     let id = CgroupId(std::fs::metadata(root)?.ino());
     let own = owners.get(&id, 0).map(|entry| Owner::policy(id, entry));
     let policy = policy(bpf_dir, own.unwrap_or(DEFAULT_POLICY))?;
@@ -259,8 +219,7 @@ pub fn denies_unlisted(bpf_dir: &Path, root: &Path) -> anyhow::Result<Option<i32
 
 /// A pinned policy.
 pub fn policy(bpf_dir: &Path, id: PolicyId) -> anyhow::Result<Policy> {
-    let map = MapData::from_pin(Pins::at(bpf_dir).maps().join("POLICIES"))?;
-    let policies: Array<_, u64> = Map::Array(map).try_into()?;
+    let policies: Array<_, u64> = Pins::at(bpf_dir).map("POLICIES")?.try_into()?;
     Ok(Policy::of_word(policies.get(&id.0, 0)?))
 }
 

@@ -2,8 +2,7 @@
 
 use super::origins::AncestorsOf;
 use super::pins::Pins;
-use anyhow::Context as _;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{DnsClient, DnsClientKey};
 use egress_ebpf::ids::CgroupId;
 
@@ -16,10 +15,8 @@ pub struct DnsClients {
 impl DnsClients {
     /// Opens the pinned maps once more.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
-        let map = MapData::from_pin(pins.maps().join("DNS_CLIENTS"))
-            .context("opening map DNS_CLIENTS")?;
         Ok(Self {
-            map: Map::LruHashMap(map).try_into()?,
+            map: pins.map("DNS_CLIENTS")?.try_into()?,
             ancestors: AncestorsOf::open(pins)?,
         })
     }

@@ -1,8 +1,7 @@
 //! Reads the programs' counters.
 
 use super::pins::Pins;
-use anyhow::Context as _;
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 
 /// The counters, since the maps were created.
 pub struct Counters(PerCpuArray<MapData, u64>);
@@ -10,9 +9,7 @@ pub struct Counters(PerCpuArray<MapData, u64>);
 impl Counters {
     /// Opens the pinned map again.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
-        let map =
-            MapData::from_pin(pins.maps().join("COUNTERS")).context("opening map COUNTERS")?;
-        Ok(Self(Map::PerCpuArray(map).try_into()?))
+        Ok(Self(pins.map("COUNTERS")?.try_into()?))
     }
 
     /// The sum of a counter over the CPUs. `index` is one of [`egress_ebpf::abi::counter`].

@@ -3,7 +3,7 @@
 
 use super::pins::Pins;
 use super::{AGENT_PROGRAMS, attach};
-use aya::maps::{HashMap, Map, MapData, SkStorage};
+use aya::maps::{HashMap, MapData, SkStorage};
 use egress_ebpf::abi::ProxyPort;
 use egress_ebpf::ids::NetnsCookie;
 use std::os::fd::AsRawFd;
@@ -25,10 +25,10 @@ impl Redirects {
         if !attached.is_ok_and(|missing| missing.is_empty()) {
             return None;
         }
-        let open = |name| MapData::from_pin(pins.maps().join(name)).ok();
+        let open = |name| pins.map(name).ok();
         Some(Self {
-            listeners: Map::SkStorage(open("LISTENERS")?).try_into().ok()?,
-            proxies: Map::HashMap(open("PROXIES")?).try_into().ok()?,
+            listeners: open("LISTENERS")?.try_into().ok()?,
+            proxies: open("PROXIES")?.try_into().ok()?,
         })
     }
 

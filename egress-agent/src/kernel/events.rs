@@ -1,9 +1,9 @@
 //! The output of the programs: denials from the ring buffer, and log lines.
 
+use super::pins::Pins;
+use super::programs::Logger;
 use anyhow::Context as _;
-use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
-use aya_log::EbpfLogger;
 use egress_ebpf::abi::DenyEvent;
 use std::os::fd::AsRawFd;
 use tokio::io::unix::AsyncFd;
@@ -14,12 +14,9 @@ pub struct Events {
 }
 
 impl Events {
-    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let ring = ebpf
-            .take_map("EVENTS")
-            .context("no map EVENTS in the object")?;
+    pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
         Ok(Self {
-            ring: watch(ring.try_into()?).context("watching the event ring")?,
+            ring: watch(pins.map("EVENTS")?.try_into()?).context("watching the event ring")?,
         })
     }
 
@@ -47,12 +44,11 @@ impl Events {
 
 /// The programs' own log lines (`aya-log`), written through the `log` facade.
 pub struct ProgramLog {
-    ring: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
+    ring: AsyncFd<Logger>,
 }
 
 impl ProgramLog {
-    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let logger = EbpfLogger::init(ebpf).context("opening the programs' log ring")?;
+    pub(super) fn of(logger: Logger) -> anyhow::Result<Self> {
         Ok(Self {
             ring: watch(logger).context("watching the programs' log ring")?,
         })

@@ -12,7 +12,7 @@ use super::pins::Pins;
 use super::policies::Policies;
 use anyhow::Context as _;
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, MapData};
 use egress_ebpf::abi::{
     DEFAULT_POLICY, FlowOrigin, Mode, Owner, Policy, SocketState, policy_flag, proto,
 };
@@ -53,16 +53,13 @@ pub struct Ended {
 impl Live {
     /// Opens the pinned maps. `tables` has the tables that this agent wrote.
     pub fn open(pins: &Pins, tables: View) -> anyhow::Result<Self> {
-        let open = |name: &str| {
-            MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
-        };
         Ok(Self {
-            policies: Policies::of(&open("POLICIES")?).context("mapping POLICIES")?,
+            policies: Policies::open(pins)?,
             ancestors: AncestorsOf::open(pins)?,
-            owners: Map::HashMap(open("OWNERS")?).try_into()?,
+            owners: pins.map("OWNERS")?.try_into()?,
             tables,
-            sockets: open("SOCKETS")?,
-            origins: open("ORIGINS")?,
+            sockets: pins.map_data("SOCKETS")?,
+            origins: pins.map_data("ORIGINS")?,
             may_end: Mutex::new(true),
         })
     }

@@ -2,9 +2,7 @@
 //! storage.
 
 use super::pins::Pins;
-use anyhow::Context as _;
-use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, SkStorage};
+use aya::maps::{HashMap, MapData, SkStorage};
 use egress_ebpf::abi::{Ancestors, FlowOrigin};
 use egress_ebpf::ids::CgroupId;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -16,12 +14,9 @@ pub struct Origins {
 }
 
 impl Origins {
-    pub(super) fn take(ebpf: &mut Ebpf, pins: &Pins) -> anyhow::Result<Self> {
-        let map = ebpf
-            .take_map("ORIGINS")
-            .context("no map ORIGINS in the object")?;
+    pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
         Ok(Self {
-            map: map.try_into()?,
+            map: pins.map("ORIGINS")?.try_into()?,
             ancestors: AncestorsOf::open(pins)?,
         })
     }
@@ -44,9 +39,7 @@ pub(super) struct AncestorsOf(HashMap<MapData, CgroupId, Ancestors>);
 impl AncestorsOf {
     /// Opens the pinned map once more.
     pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
-        let map =
-            MapData::from_pin(pins.maps().join("ANCESTORS")).context("opening map ANCESTORS")?;
-        Ok(Self(Map::LruHashMap(map).try_into()?))
+        Ok(Self(pins.map("ANCESTORS")?.try_into()?))
     }
 
     /// A cgroup and those above it; empty if they are not known or the cgroup is nested too deep.

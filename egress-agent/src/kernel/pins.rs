@@ -1,10 +1,12 @@
-//! The paths and permissions of pinned links and maps.
+//! The paths and permissions of pinned links, maps and programs.
 //!
-//! Layout below the chosen folder: `abi-N/maps/NAME` and `abi-N/links/CGROUP_ID/PROGRAM`. The ABI's
-//! number is part of the path, so an agent never adopts pins that it would misread.
+//! Layout below the chosen folder: `abi-N/maps/NAME`, `abi-N/links/CGROUP_ID/PROGRAM` and
+//! `abi-N/programs/OBJECT/PROGRAM`. The ABI's number is part of the path, so an agent never adopts pins that it
+//! would misread.
 
 use crate::failure::Failure;
 use anyhow::Context as _;
+use aya::maps::{Map, MapData};
 use egress_ebpf::abi::ABI_VERSION;
 use egress_ebpf::ids::CgroupId;
 use rustix::fs::{StatFs, statfs};
@@ -96,6 +98,23 @@ impl Pins {
         self.abi().join("maps")
     }
 
+    /// Opens a pinned map, to read and write its entries.
+    pub fn map(&self, name: &str) -> anyhow::Result<Map> {
+        let map = Map::from_map_data(self.map_data(name)?);
+        map.with_context(|| format!("opening map {name}"))
+    }
+
+    /// Opens a pinned map, of whichever kind it is.
+    pub fn map_data(&self, name: &str) -> anyhow::Result<MapData> {
+        let map = MapData::from_pin(self.maps().join(name));
+        map.with_context(|| format!("opening map {name}"))
+    }
+
+    /// Folder that has a folder of programs for an object file.
+    pub fn programs(&self) -> PathBuf {
+        self.abi().join("programs")
+    }
+
     /// Folder that has a folder of links for each cgroup.
     pub fn all_links(&self) -> PathBuf {
         self.abi().join("links")
@@ -129,8 +148,8 @@ impl Pins {
         Ok(found)
     }
 
-    /// Removes every pin, of this ABI and of others: links first, since those open the gate, then
-    /// the maps. Returns whether there was any.
+    /// Removes every pin, of this ABI and of others: links first, since those open the gate, then the
+    /// programs and the maps. Returns whether there was any.
     pub fn remove_all(&self) -> anyhow::Result<bool> {
         let mut any = false;
         let Ok(entries) = fs::read_dir(&self.root) else {
@@ -142,7 +161,7 @@ impl Pins {
                 continue;
             }
             any = true;
-            for part in ["links", "maps"] {
+            for part in ["links", "programs", "maps"] {
                 remove_tree(&entry.path().join(part))?;
             }
             remove_tree(&entry.path())?;

@@ -8,7 +8,6 @@ use aya::maps::{Array, Map, MapData};
 use egress_ebpf::abi::{MAX_POLICIES, Policy};
 use egress_ebpf::ids::{Generation, PolicyId};
 use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,9 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Policies(Mapped<AtomicU64>);
 
 impl Policies {
-    /// Maps the map.
-    pub fn of(map: &MapData) -> io::Result<Self> {
-        Ok(Self(Mapped::of(map.fd().as_fd(), MAX_POLICIES as usize)?))
+    /// Maps the pinned map.
+    pub fn open(pins: &Pins) -> anyhow::Result<Self> {
+        let Map::Array(map) = pins.map("POLICIES")? else {
+            anyhow::bail!("POLICIES is a map of another kind");
+        };
+        let mapped = Mapped::of(map.fd().as_fd(), MAX_POLICIES as usize);
+        Ok(Self(mapped.context("mapping POLICIES")?))
     }
 
     /// A policy; if the id has none, a policy without a generation.
@@ -56,25 +59,14 @@ pub struct PolicyWriter {
 }
 
 impl PolicyWriter {
-    /// Uses the maps `POLICIES` and `GENERATION`.
-    pub fn of(policies: &MapData, highest: Array<MapData, u64>) -> anyhow::Result<Self> {
-        let known = highest.get(&0, 0)?;
-        Ok(Self {
-            policies: Policies::of(policies)?,
-            highest,
-            known,
-        })
-    }
-
     /// Opens the pinned maps.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
-        let open = |name: &str| {
-            MapData::from_pin(pins.maps().join(name)).with_context(|| format!("opening map {name}"))
-        };
-        Self::of(
-            &open("POLICIES")?,
-            Map::Array(open("GENERATION")?).try_into()?,
-        )
+        let highest: Array<MapData, u64> = pins.map("GENERATION")?.try_into()?;
+        Ok(Self {
+            policies: Policies::open(pins)?,
+            known: highest.get(&0, 0)?,
+            highest,
+        })
     }
 
     /// The policies, to read.

@@ -2,12 +2,12 @@
 
 use super::grace::Grace;
 use super::outer::{Outer, View};
+use super::pins::Pins;
 use super::policies::PolicyWriter;
 use super::rules::{NoRoom, Rules};
 use crate::in_use::InUse;
 use anyhow::Context as _;
-use aya::Ebpf;
-use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
+use aya::maps::{HashMap, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::room::Room;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
@@ -42,19 +42,12 @@ fn step(op: &TableOp) -> Step {
 }
 
 impl Tables {
-    /// Takes the maps that the agent writes out of the loaded object. The tables have room for
-    /// `max_networks` networks.
-    pub fn take(ebpf: &mut Ebpf, max_networks: u32) -> anyhow::Result<Self> {
-        let mut map = |name: &str| {
-            ebpf.take_map(name)
-                .with_context(|| format!("no map {name} in the object"))
-        };
+    /// Opens the maps that the agent writes. The tables have room for `max_networks` networks.
+    pub fn open(pins: &Pins, max_networks: u32) -> anyhow::Result<Self> {
+        let map = |name| pins.map(name);
         let outer = Outer::of(&map("TABLES")?, &map("VACANT")?)?;
-        let Map::Array(policies) = &map("POLICIES")? else {
-            anyhow::bail!("POLICIES is a map of another kind");
-        };
         Ok(Self {
-            policies: PolicyWriter::of(policies, map("GENERATION")?.try_into()?)?,
+            policies: PolicyWriter::open(pins)?,
             owners: map("OWNERS")?.try_into()?,
             rules: Rules::of(outer, max_networks),
             proxies: map("PROXIES")?.try_into()?,

@@ -92,7 +92,7 @@ pub struct Providers {
 impl Reporter {
     /// For a loaded kernel side.
     pub fn new(config: &Config, kernel: &Kernel, roots: &[PathBuf], providers: Providers) -> Self {
-        for gap in &kernel.gaps {
+        for gap in kernel.gaps() {
             tracing::warn!(gap, "this kernel leaves a way open");
         }
         Self {
@@ -106,7 +106,7 @@ impl Reporter {
                         .release()
                         .to_string_lossy()
                         .into_owned(),
-                    gaps: kernel.gaps.clone(),
+                    gaps: kernel.gaps().to_vec(),
                     neighbours: Vec::new(),
                 },
                 ..Status::default()

@@ -12,9 +12,6 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
-/// `BPF_CGROUP_SETSOCKOPT` of `enum bpf_attach_type`.
-pub const CGROUP_SETSOCKOPT: u32 = 22;
-
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
