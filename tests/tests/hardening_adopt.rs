@@ -89,7 +89,11 @@ fn programs_of_another_build_are_replaced_in_the_links_that_are_there() {
     let after = links_of_the_next_agent(&mut lab, &before);
     all_replaced(&before, &after);
     let kept = pinned::programs(lab.bpf_dir()).unwrap();
-    assert_eq!(kept, [of_object.clone()], "the other object's are removed");
+    assert_eq!(
+        kept,
+        std::slice::from_ref(of_object),
+        "the other object's are removed"
+    );
 }
 
 #[test]

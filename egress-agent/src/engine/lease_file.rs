@@ -2,6 +2,7 @@
 //! the pins, does not survive a reboot. The state machine reads and writes the text.
 
 use crate::state_file;
+use egress_core::policy::leases::InForce;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
 use egress_core::policy::state::State;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const LATE: Duration = Duration::from_mins(10);
 pub(super) struct LeaseFile {
     /// When to write; `None` if nothing has changed.
     due: Option<Instant>,
-    /// Number of the latest text.
+    /// Number of the latest write.
     latest: Arc<AtomicU64>,
     /// One write at a time.
     file: Arc<Mutex<File>>,
@@ -83,32 +84,36 @@ impl LeaseFile {
 
     /// Writes the leases for the next agent, and returns when they are written.
     pub(super) fn keep(&mut self, state: &State) {
-        let text = self.text(state);
-        lock(&self.file).write(&text);
+        self.begin();
+        lock(&self.file).keep(&state.in_force());
     }
 
-    /// The same without waiting for the disk.
+    /// The same without waiting for the text and the disk.
     pub(super) fn keep_soon(&mut self, state: &State) {
-        let text = self.text(state);
-        let own = self.latest.load(Ordering::Relaxed);
+        let own = self.begin();
+        let leases = state.in_force();
         let (latest, file) = (Arc::clone(&self.latest), Arc::clone(&self.file));
         tokio::task::spawn_blocking(move || {
             let mut file = lock(&file);
-            // Otherwise a later text was or will be written.
+            // Otherwise later leases were or will be written.
             if latest.load(Ordering::Relaxed) == own {
-                file.write(&text);
+                file.keep(&leases);
             }
         });
     }
 
-    fn text(&mut self, state: &State) -> String {
+    /// Nothing has changed since what is written now. Returns its number.
+    fn begin(&mut self) -> u64 {
         self.due = None;
-        self.latest.fetch_add(1, Ordering::Relaxed);
-        state.stored(Instant::now(), clock())
+        self.latest.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
 impl File {
+    fn keep(&mut self, leases: &InForce) {
+        self.write(&leases.store(Instant::now(), clock()));
+    }
+
     fn write(&mut self, text: &str) {
         let result = write(&self.path, text);
         if let Err(error) = &result
@@ -143,7 +148,6 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use egress_core::policy::state::Settings;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
@@ -195,7 +199,7 @@ mod tests {
         file.answered(start, true);
         file.answered(start + SOON / 2, true);
         assert_eq!(file.due(), Some(start + SOON), "not put off");
-        file.text(&State::new(Settings::default()));
+        file.begin();
         assert_eq!(file.due(), None);
     }
 }

@@ -16,9 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Policies(Mapped<AtomicU64>);
 
 impl Policies {
-    /// Maps the pinned map.
+    /// Maps the pinned map into memory.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
-        let Map::Array(map) = pins.map("POLICIES")? else {
+        Self::of(&pins.map("POLICIES")?)
+    }
+
+    fn of(map: &Map) -> anyhow::Result<Self> {
+        let Map::Array(map) = map else {
             anyhow::bail!("POLICIES is a map of another kind");
         };
         let mapped = Mapped::of(map.fd().as_fd(), MAX_POLICIES as usize);
@@ -61,9 +65,14 @@ pub struct PolicyWriter {
 impl PolicyWriter {
     /// Opens the pinned maps.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
-        let highest: Array<MapData, u64> = pins.map("GENERATION")?.try_into()?;
+        Self::of(&pins.map("POLICIES")?, pins.map("GENERATION")?)
+    }
+
+    /// Uses the maps `POLICIES` and `GENERATION`.
+    pub fn of(policies: &Map, highest: Map) -> anyhow::Result<Self> {
+        let highest: Array<MapData, u64> = highest.try_into()?;
         Ok(Self {
-            policies: Policies::open(pins)?,
+            policies: Policies::of(policies)?,
             known: highest.get(&0, 0)?,
             highest,
         })

@@ -7,7 +7,7 @@ use super::policies::PolicyWriter;
 use super::rules::{NoRoom, Rules};
 use crate::in_use::InUse;
 use anyhow::Context as _;
-use aya::maps::{HashMap, MapData, MapError, SkStorage};
+use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::room::Room;
 use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
@@ -42,12 +42,19 @@ fn step(op: &TableOp) -> Step {
 }
 
 impl Tables {
-    /// Opens the maps that the agent writes. The tables have room for `max_networks` networks.
+    /// Opens the pinned maps that the agent writes. The tables have room for `max_networks` networks.
     pub fn open(pins: &Pins, max_networks: u32) -> anyhow::Result<Self> {
-        let map = |name| pins.map(name);
+        Self::of(|name| pins.map(name), max_networks)
+    }
+
+    /// The same with maps that `map` returns by name.
+    pub fn of(
+        mut map: impl FnMut(&str) -> anyhow::Result<Map>,
+        max_networks: u32,
+    ) -> anyhow::Result<Self> {
         let outer = Outer::of(&map("TABLES")?, &map("VACANT")?)?;
         Ok(Self {
-            policies: PolicyWriter::open(pins)?,
+            policies: PolicyWriter::of(&map("POLICIES")?, map("GENERATION")?)?,
             owners: map("OWNERS")?.try_into()?,
             rules: Rules::of(outer, max_networks),
             proxies: map("PROXIES")?.try_into()?,

@@ -8,6 +8,7 @@ mod jumbo;
 mod kernel;
 mod random;
 
+use anyhow::Context as _;
 use aya::Ebpf;
 use aya::maps::{Array, PerCpuArray, RingBuf};
 use bytes::Bytes;
@@ -36,6 +37,12 @@ const NETNS: NetnsCookie = NetnsCookie(1);
 
 /// Room for networks.
 const NETWORKS: u32 = 1 << 16;
+
+/// The tables of a loaded object, to write.
+fn tables_of(ebpf: &mut Ebpf) -> Tables {
+    let map = |name: &str| ebpf.take_map(name).context("no such map");
+    Tables::of(map, NETWORKS).unwrap()
+}
 
 /// One change of both sides.
 fn change(tables: &mut Tables, model: &mut Model, ops: &[TableOp]) {
@@ -131,7 +138,7 @@ fn kernel_and_host_agree_on_100_000_random_packets() {
     let mut random = Random(0x5eed_5eed_5eed_5eed);
     let (mut ebpf, program) = loaded("decide_probe");
     let mut model = Model::default();
-    let mut tables = Tables::take(&mut ebpf, NETWORKS).unwrap();
+    let mut tables = tables_of(&mut ebpf);
     fill(&mut random, &mut tables, &mut model);
     let view = tables.view();
 
@@ -227,7 +234,7 @@ fn list(ebpf: &mut Ebpf, listed: &[(&str, u8)]) {
         };
         ops.push(TableOp::Put(TABLE, entry));
     }
-    let mut tables = Tables::take(ebpf, NETWORKS).unwrap();
+    let mut tables = tables_of(ebpf);
     assert_eq!(tables.apply(&ops).unwrap(), 0);
 }
 

@@ -248,7 +248,7 @@ fn learned_names_outlive_the_agent() {
     let own = lease("a.wild.example", "*.wild.example", &eight(0, 8), 60);
     leases.handle_lease(now, &own);
     let clock = secs(1_700_000_000);
-    let stored = Stored::parse(&leases.store(now, clock), clock).unwrap();
+    let stored = Stored::parse(&leases.in_force().store(now, clock), clock).unwrap();
     let (mut next, now) = asking(LeaseSettings::default());
     let listed = Lease {
         answer: Answer::default(),

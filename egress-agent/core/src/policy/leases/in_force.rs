@@ -55,6 +55,11 @@ impl InForce {
         self.newest.get(name).map_or(&[], |newest| newest)
     }
 
+    /// The leases of each name that has addresses.
+    pub(super) fn lives(&self) -> impl Iterator<Item = (&Arc<str>, &Lives)> {
+        self.names.iter()
+    }
+
     /// The same for leases with this grace.
     pub(super) fn with_grace(&self, grace: Duration) -> Self {
         Self {

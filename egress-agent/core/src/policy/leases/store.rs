@@ -5,7 +5,7 @@
 //! the wall clock, as [`Duration`] since 1970, because an [`Instant`] has no meaning in another process.
 
 use super::Leases;
-use super::in_force::Life;
+use super::in_force::{InForce, Life};
 use egress_ebpf::addr::Addr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -131,7 +131,7 @@ fn lease(word: &str) -> Option<Lease> {
     })
 }
 
-impl Leases {
+impl InForce {
     /// Every name that has addresses, as text for [`Stored::parse`]. `clock` is the time since
     /// 1970 at `now`.
     pub fn store(&self, now: Instant, clock: Duration) -> String {
@@ -142,13 +142,12 @@ impl Leases {
             let behind = now.saturating_duration_since(at);
             (clock + ahead).saturating_sub(behind).as_secs()
         };
-        for (name, state) in self.names.iter().filter(|(_, s)| !s.lives.is_empty()) {
+        for (name, lives) in self.lives() {
             text.push_str(name);
-            let newest = state.newest.iter();
-            let newest = newest.filter_map(|ip| Some(("", ip, state.lives.get(ip)?)));
-            let old = state.lives.iter();
-            let old = old.filter(|(ip, _)| !state.newest.contains(ip));
-            for (mark, ip, life) in newest.chain(old.map(|(ip, life)| ("-", ip, life))) {
+            let newest = self.newest(name);
+            let last = newest.iter().filter_map(|ip| Some(("", ip, lives.get(ip)?)));
+            let old = lives.iter().filter(|(ip, _)| !newest.contains(ip));
+            for (mark, ip, life) in last.chain(old.map(|(ip, life)| ("-", ip, life))) {
                 // Writing to a string does not fail.
                 let _ = write!(text, " {mark}{ip}@{}", until(life));
             }
@@ -158,7 +157,9 @@ impl Leases {
         text.push('\n');
         text
     }
+}
 
+impl Leases {
     /// Restores the addresses of wanted names without an address, as far as the leases are still valid and an
     /// answer with them would be accepted. These names are still asked for, but nothing waits for the answer.
     /// Returns the names that got addresses.

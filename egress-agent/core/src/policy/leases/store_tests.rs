@@ -42,7 +42,7 @@ fn text() -> String {
     answer(&mut leases, now, NAME, &["203.0.113.1", "2001:db8::1"]);
     let later = now + Duration::from_mins(1);
     answer(&mut leases, later, NAME, &["203.0.113.3", "203.0.113.2"]);
-    leases.store(later, CLOCK)
+    leases.in_force().store(later, CLOCK)
 }
 
 #[test]

@@ -40,11 +40,6 @@ impl State {
         names.len()
     }
 
-    /// The leases as text, for the next agent.
-    pub fn stored(&self, now: Instant, clock: Duration) -> String {
-        self.leases.store(now, clock)
-    }
-
     /// Takes the result of a [`Query`](super::Query). The outcome is for the log.
     pub fn handle_answer(
         &mut self,

@@ -74,7 +74,7 @@ fn a_name_below_a_wildcard_opens_a_port_that_would_be_open_to_any_address() {
     );
 
     let clock = Duration::from_secs(1_700_000_000);
-    let text = bench.state.stored(Instant::now(), clock);
+    let text = bench.state.in_force().store(Instant::now(), clock);
     let stored = Stored::parse(&text, clock).unwrap();
     let mut next = Bench::new(Settings::default(), &[rules]);
     assert_eq!(next.state.handle_stored(Instant::now(), clock, &stored), 1);
