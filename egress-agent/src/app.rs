@@ -51,6 +51,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     tracing::info!(
         roots = %gate::shown(&gate.roots.paths),
         adopted = gate.kernel.adopted,
+        took_programs = gate.kernel.took_programs(),
         "attached to the enforced roots; reading the rules"
     );
     if let Some(wrong) = gate.roots.wrong.take() {

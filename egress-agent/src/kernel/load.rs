@@ -112,6 +112,11 @@ impl Kernel {
         ProgramLog::of(log.context("the programs' log has a reader")?)
     }
 
+    /// Whether the programs are those that an earlier agent of the same build loaded.
+    pub fn took_programs(&self) -> bool {
+        self.programs.taken
+    }
+
     /// Ways out that this kernel leaves open, and what closes them.
     pub fn gaps(&self) -> &[String] {
         &self.programs.gaps

@@ -60,6 +60,8 @@ pub struct Programs {
     pub(super) log: Option<Logger>,
     /// Ways out that this kernel leaves open, and what closes them.
     pub(super) gaps: Vec<String>,
+    /// Whether an earlier agent loaded them.
+    pub(super) taken: bool,
 }
 
 impl Programs {
@@ -100,6 +102,7 @@ impl Programs {
             } else {
                 vec![without_lsm("it did not load when the gate was closed")]
             },
+            taken: true,
         })
     }
 
@@ -129,6 +132,7 @@ impl Programs {
             by_name,
             log: Some(log),
             gaps: gaps.into_iter().map(|gap| gap.what).collect(),
+            taken: false,
         };
         remove_tree(&pins.programs())?;
         if last {

@@ -145,7 +145,9 @@ impl InForce {
         for (name, lives) in self.lives() {
             text.push_str(name);
             let newest = self.newest(name);
-            let last = newest.iter().filter_map(|ip| Some(("", ip, lives.get(ip)?)));
+            let last = newest
+                .iter()
+                .filter_map(|ip| Some(("", ip, lives.get(ip)?)));
             let old = lives.iter().filter(|(ip, _)| !newest.contains(ip));
             for (mark, ip, life) in last.chain(old.map(|(ip, life)| ("-", ip, life))) {
                 // Writing to a string does not fail.
