@@ -165,7 +165,7 @@ async fn serve(
         identities,
         cluster: place.cluster.ranges(),
     };
-    let (proof, sides) = (wiring::proof()?, (&mut kernel, &sockets));
+    let (proof, sides) = (wiring::proof()?, (&kernel, &sockets));
     let (mut engine, names) = wiring::engine(config, &place.roots, sides, news, &owners)?;
     let (access_log, flows) = wiring::flows(&registry.own, &owners, &followed.denials);
     let dns = wiring::dns_server(config, &kernel, &engine, &names, &flows, learn)?;

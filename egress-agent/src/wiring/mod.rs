@@ -113,7 +113,7 @@ const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 pub fn engine(
     config: &Config,
     roots: &Roots,
-    (kernel, sockets): (&mut Kernel, &Arc<SocketFactory>),
+    (kernel, sockets): (&Kernel, &Arc<SocketFactory>),
     news: News,
     owners: &Owners,
 ) -> anyhow::Result<(Engine, NameServers)> {
