@@ -7,6 +7,7 @@ use crate::observe::families::Own;
 use crate::observe::histogram::Timing;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_core::policy::state::{Query, State};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -96,25 +97,29 @@ pub(super) struct Taken {
     pub(super) changed: bool,
 }
 
-/// Gives replies to the state machine. Logs failures and ignored addresses.
+/// Gives replies to the state machine. Logs names that fail or work again, and ignored addresses.
 pub(super) fn give(replies: Vec<Reply>, now: Instant, state: &mut State) -> Taken {
-    let mut taken = Taken::default();
-    for Reply { name, result } in &replies {
-        match result {
-            Ok(_) => taken.answered = true,
-            Err(failure) => {
-                tracing::warn!(%name, %failure, "DNS lookup failed; keeping the last known addresses");
-            }
-        }
-    }
+    let answered = replies.iter().any(|reply| reply.result.is_ok());
     let names: Vec<_> = replies
         .iter()
         .map(|reply| Arc::clone(&reply.name))
         .collect();
     let results = replies.into_iter().map(|reply| (reply.name, reply.result));
     let outcomes = state.handle_answers(now, results.collect());
+    let mut taken = Taken {
+        answered,
+        changed: false,
+    };
+    // A name server that fails does so for many names at a time.
+    let (mut failed, mut recovered) = (BTreeMap::<String, Vec<_>>::new(), Vec::new());
     for (name, outcome) in names.iter().zip(outcomes) {
         taken.changed |= outcome.changed;
+        if let Some(failure) = outcome.failed {
+            failed.entry(failure.to_string()).or_default().push(name);
+        }
+        if outcome.recovered {
+            recovered.push(name);
+        }
         if !outcome.not_public.is_empty() {
             let addresses = join(&outcome.not_public);
             tracing::warn!(%name, addresses, "DNS answer contains addresses that are not public; ignoring them (allowPrivateAnswers or privateAnswers accepts them)");
@@ -122,6 +127,15 @@ pub(super) fn give(replies: Vec<Reply>, now: Instant, state: &mut State) -> Take
         if outcome.left_out > 0 {
             tracing::warn!(%name, left_out = outcome.left_out, "DNS answer contains more addresses than a name may have; ignoring the rest");
         }
+    }
+    for (failure, names) in &failed {
+        if let [name, more @ ..] = &names[..] {
+            let more = more.len();
+            tracing::warn!(%name, more, failure, "DNS lookup failed; keeping the last known addresses");
+        }
+    }
+    if let [name, more @ ..] = &recovered[..] {
+        tracing::info!(%name, more = more.len(), "DNS lookup works again");
     }
     taken
 }

@@ -40,8 +40,12 @@ pub enum Failure {
 pub struct Outcome {
     /// Whether the name's addresses, or the order in which they are dialled, changed.
     pub changed: bool,
-    /// Addresses that were left out as not public.
+    /// Addresses that were left out as not public, if they are others than in the answer before.
     pub not_public: Vec<IpAddr>,
+    /// Why the name gets no addresses, if it got some before, or none for another reason.
+    pub failed: Option<Failure>,
+    /// The name gets addresses again.
+    pub recovered: bool,
     /// Addresses left out because the name was full.
     pub left_out: usize,
     /// Addresses that lost their lease because the name was full.

@@ -214,8 +214,8 @@ impl Leases {
         let mut outcome = Outcome::default();
         let answered = result.is_ok();
         let usable = self.usable(&name, result, &mut outcome);
-        if answered {
-            self.addresses.leave_out(&name, &outcome.not_public);
+        if answered && !self.addresses.leave_out(&name, &outcome.not_public) {
+            outcome.not_public.clear();
         }
         let heard = match usable {
             Ok((addresses, ttl)) => {
@@ -225,7 +225,7 @@ impl Leases {
                 }
                 state.failures = 0;
                 state.last_failure = None;
-                self.failing.remove(&name);
+                outcome.recovered = self.failing.remove(&name);
                 if std::mem::replace(&mut state.in_turn, true) {
                     Heard::Again(ttl)
                 } else {
@@ -233,6 +233,9 @@ impl Leases {
                 }
             }
             Err(failure) => {
+                if state.last_failure.as_ref() != Some(&failure) {
+                    outcome.failed = Some(failure.clone());
+                }
                 state.last_failure = Some(failure);
                 self.failing.insert(Arc::clone(&name));
                 state.in_turn = false;

@@ -105,7 +105,7 @@ fn a_failure_keeps_the_last_good_set_and_backs_off() {
     let now = Instant::now();
     let mut l = leases(now, &[NAME], LeaseSettings::default());
     l.handle_answer(now, NAME, answer(&["203.0.113.1"], 5));
-    let mut at = now;
+    let (mut at, mut before) = (now, None);
     for (failure, pause) in [
         (Failure::NoSuchName, 1),
         (Failure::NoAddress, 2),
@@ -115,10 +115,12 @@ fn a_failure_keeps_the_last_good_set_and_backs_off() {
         (Failure::NoSuchName, 30),
         (Failure::NoSuchName, 30),
     ] {
-        assert_eq!(
-            l.handle_answer(at, NAME, Err(failure)),
-            super::Outcome::default()
-        );
+        let told = super::Outcome {
+            failed: (before != Some(failure.clone())).then(|| failure.clone()),
+            ..super::Outcome::default()
+        };
+        assert_eq!(l.handle_answer(at, NAME, Err(failure.clone())), told);
+        before = Some(failure);
         let next = l.poll_timeout().unwrap();
         let bounds = at + secs(pause) / 2..=at + secs(pause);
         assert!(bounds.contains(&next), "{pause} s: {:?}", next - at);
@@ -128,12 +130,30 @@ fn a_failure_keeps_the_last_good_set_and_backs_off() {
     l.handle_timeout(at + secs(1_000_000));
     assert_eq!(held(&l), ["203.0.113.1"]);
     assert_eq!(l.failing().count(), 1);
-    l.handle_answer(at, NAME, answer(&["203.0.113.1"], 7));
+    let told = l.handle_answer(at, NAME, answer(&["203.0.113.1"], 7));
+    assert!(told.recovered);
     assert!(
         l.poll_timeout() <= Some(at + secs(7)),
         "a good answer ends the backing off"
     );
     assert_eq!(l.failing().count(), 0);
+    assert!(
+        !l.handle_answer(at, NAME, answer(&["203.0.113.1"], 7))
+            .recovered
+    );
+}
+
+#[test]
+fn the_same_addresses_that_are_not_public_are_told_once() {
+    let now = Instant::now();
+    let mut l = leases(now, &[NAME], LeaseSettings::default());
+    let mut told = |ips: &[&str]| l.handle_answer(now, NAME, answer(ips, 5)).not_public;
+    let both = ["203.0.113.1", "10.0.0.1"];
+    assert_eq!(told(&both), [ip("10.0.0.1")]);
+    assert_eq!(told(&both), [] as [IpAddr; 0]);
+    assert_eq!(told(&["10.0.0.2", "10.0.0.1"]).len(), 2);
+    assert_eq!(told(&["203.0.113.1"]), [] as [IpAddr; 0]);
+    assert_eq!(told(&both), [ip("10.0.0.1")]);
 }
 
 #[test]

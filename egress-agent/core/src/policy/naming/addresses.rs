@@ -36,9 +36,12 @@ impl Addresses {
         self.leased.remove(&ip.into(), name);
     }
 
-    /// Replaces the addresses that were left out of a name's newest answer because they are not public.
-    pub(in crate::policy) fn leave_out(&mut self, name: &Arc<str>, addresses: &[IpAddr]) {
+    /// Replaces the addresses that were left out of a name's newest answer because they are not public. Returns whether
+    /// they are others than before.
+    pub(in crate::policy) fn leave_out(&mut self, name: &Arc<str>, addresses: &[IpAddr]) -> bool {
         let new: BTreeSet<Addr> = addresses.iter().take(MOST).map(|ip| (*ip).into()).collect();
+        let before = self.left_out_of.get(name);
+        let others = !new.iter().eq(before.into_iter().flat_map(|old| old.iter()));
         for addr in &new {
             self.left_out.add(addr, name);
         }
@@ -51,6 +54,7 @@ impl Addresses {
         for addr in old.iter().flat_map(|old| old.iter()) {
             self.left_out.remove(addr, name);
         }
+        others
     }
 
     /// Notes whether the answers for a name keep changing.
