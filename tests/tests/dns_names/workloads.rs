@@ -87,6 +87,34 @@ fn each_workload_of_a_namespace_gets_the_answers_of_its_own_rules() {
 }
 
 #[test]
+fn explain_says_what_a_query_of_each_workload_gets() {
+    let (lab, a, b) = two();
+    let socket = lab.admin_socket().display().to_string();
+    for (cgroup, own) in [(&a, "a.example"), (&b, "b.example")] {
+        let workload = cgroup.path().display().to_string();
+        for name in ["a.example", "B.Example", "deep.a.example", "c.example"] {
+            let told = lab
+                .verb(&[
+                    "explain",
+                    "--admin-socket",
+                    &socket,
+                    "--workload",
+                    &workload,
+                    "--query",
+                    name,
+                ])
+                .unwrap();
+            let listed = name.eq_ignore_ascii_case(own);
+            let code = &ask(&place(&lab, cgroup), "connected", name, "192.0.2.1")["code"];
+            assert_eq!(*code == NO_ERROR, listed, "{name} of {own}: {code}");
+            assert_eq!(told.exit == 0, listed, "{name} of {own}: {told:?}");
+            let because = if listed { "own" } else { "dns-not-listed" };
+            assert!(told.stdout.contains(because), "{name} of {own}: {told:?}");
+        }
+    }
+}
+
+#[test]
 fn a_socket_that_changes_hands_asks_as_the_workload_that_made_it() {
     let (lab, a, b) = two();
     let procs = b.path().join("cgroup.procs").display().to_string();
