@@ -1,6 +1,6 @@
 //! Turns the errors of loading maps and programs into one line that says what to do.
 
-use super::load::MINIMUM;
+use super::version::MINIMUM;
 use crate::failure::Failure;
 use aya::programs::ProgramError;
 

@@ -5,24 +5,14 @@ use super::pins::Pins;
 use super::policies::PolicyWriter;
 use super::programs::Programs;
 use super::tables::Tables;
-use super::{ACCEPTED_PROGRAM, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS};
-use crate::failure::Failure;
+use super::{ACCEPTED_PROGRAM, Events, LSM_PROGRAM, Origins, ProgramLog, ROOT_PROGRAMS, version};
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
-use aya::util::KernelVersion;
 use egress_ebpf::abi::{DEFAULT_POLICY, PROOF_POLICY, Policy, policy_flag};
 use egress_ebpf::ids::{CgroupId, Generation};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-
-/// The oldest kernel that has every helper the programs use: `bpf_get_netns_cookie` in sock_ops
-/// and `bpf_set_retval` in sock_create.
-pub const MINIMUM: (u8, u8) = (6, 1);
-
-/// From this version on the egress hook runs for a listener's answer over IPv6 too (verified on 6.12; on
-/// 6.1 `BPF_CGROUP_RUN_PROG_INET_EGRESS` compares the packet's socket with the listener's).
-const ANSWERS_SEEN: (u8, u8) = (6, 12);
 
 /// The programs, loaded and verified, and the pins of the maps that they use.
 pub struct Kernel {
@@ -41,7 +31,7 @@ impl Kernel {
     /// Loads the programs for these pins, or takes those that are pinned there. The tables have room for
     /// `max_networks` networks.
     pub fn load(pins: Pins, max_networks: u32) -> anyhow::Result<Self> {
-        supported()?;
+        version::supported()?;
         pins.prepare()?;
         let adopted = pins.maps().join("POLICIES").exists();
         Ok(Self {
@@ -49,7 +39,7 @@ impl Kernel {
             pins,
             adopted,
             held: BTreeMap::new(),
-            answers_seen: at_least(ANSWERS_SEEN)?,
+            answers_seen: version::sees_answers()?,
             max_networks,
         })
     }
@@ -121,24 +111,4 @@ impl Kernel {
     pub fn gaps(&self) -> &[String] {
         &self.programs.gaps
     }
-}
-
-/// Fails if this kernel is too old for the gate.
-pub fn supported() -> anyhow::Result<()> {
-    if at_least(MINIMUM)? {
-        return Ok(());
-    }
-    let (major, minor) = MINIMUM;
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
-    Err(Failure::unsupported(format_args!(
-        "kernel {release}: the gate needs {major}.{minor} or newer (bpf_get_netns_cookie in sock_ops); nothing was attached"
-    ))
-    .into())
-}
-
-fn at_least((major, minor): (u8, u8)) -> anyhow::Result<bool> {
-    Ok(KernelVersion::current()? >= KernelVersion::new(major, minor, 0))
 }

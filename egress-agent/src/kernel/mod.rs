@@ -28,6 +28,7 @@ mod rules;
 mod slots;
 mod sys;
 mod tables;
+mod version;
 
 pub use attach::{
     attach, attach_agent, attach_roots, denies_unlisted, detach, detach_links, forget_vanished,
@@ -39,7 +40,7 @@ pub use early::Redirects;
 pub use events::{Events, ProgramLog};
 pub use grace::Grace;
 pub use live::{Ended, Live};
-pub use load::{Kernel, supported};
+pub use load::Kernel;
 pub use neighbours::neighbours;
 pub use origins::Origins;
 pub use outer::View;
@@ -47,6 +48,7 @@ pub use pins::Pins;
 pub use programs::OBJECT;
 pub use rules::NoRoom;
 pub use tables::Tables;
+pub use version::supported;
 
 /// Programs attached to each enforced root, in the order of attachment. The egress hook is first: it alone
 /// denies every packet that the rules do not list, so the first link closes the root. The connect hooks are
