@@ -127,7 +127,7 @@ impl Programs {
             by_name.insert(name, program.fd()?.as_fd().try_clone_to_owned()?);
         }
         let gaps: Vec<Gap> = lsm.err().into_iter().chain(layout.err()).collect();
-        let last = gaps.iter().all(|gap| gap.lasts);
+        let all_last = gaps.iter().all(|gap| gap.lasts);
         let programs = Self {
             by_name,
             log: Some(log),
@@ -135,7 +135,7 @@ impl Programs {
             taken: false,
         };
         remove_tree(&pins.programs())?;
-        if last {
+        if all_last {
             programs.pin(pins).context("pinning the programs")?;
         }
         Ok(programs)
@@ -175,7 +175,7 @@ fn folder(pins: &Pins, has_lsm: bool) -> PathBuf {
     pins.programs().join(format!("{OBJECT_DIGEST}{without}"))
 }
 
-/// The programs without which there is no gate.
+/// The programs that every supported kernel can load. If one does not load, the agent does not start.
 fn required() -> impl Iterator<Item = &'static str> {
     let programs = ROOT_PROGRAMS.into_iter().chain(AGENT_PROGRAMS);
     programs.chain([ACCEPTED_PROGRAM])

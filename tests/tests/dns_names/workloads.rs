@@ -108,8 +108,12 @@ fn explain_says_what_a_query_of_each_workload_gets() {
             let code = &ask(&place(&lab, cgroup), "connected", name, "192.0.2.1")["code"];
             assert_eq!(*code == NO_ERROR, listed, "{name} of {own}: {code}");
             assert_eq!(told.exit == 0, listed, "{name} of {own}: {told:?}");
-            let because = if listed { "own" } else { "dns-not-listed" };
-            assert!(told.stdout.contains(because), "{name} of {own}: {told:?}");
+            let because = if listed {
+                format!("listed by ServiceEntry {}/own", &own[..1])
+            } else {
+                "reason=\"dns-not-listed\"".to_owned()
+            };
+            assert!(told.stdout.contains(&because), "{name} of {own}: {told:?}");
         }
     }
 }
