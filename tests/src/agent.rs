@@ -61,7 +61,11 @@ pub fn beside(name: &str) -> Result<PathBuf> {
         .skip(1)
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
-        .with_context(|| format!("no {name} beside this program: run `cargo xtask build`"))
+        .with_context(|| {
+            format!(
+                "no {name} beside this program: run `cargo xtask setup` and `cargo xtask build`"
+            )
+        })
 }
 
 /// A running agent. Dropping it kills it. Its pins remain.
