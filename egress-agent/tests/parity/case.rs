@@ -42,7 +42,9 @@ pub struct Case {
     pub http2: bool,
     /// How many final responses the client waits for. Without it, one for each request of `send` that is whole.
     pub answers: Option<usize>,
-    /// Least and most time in ms until the last response, on both sides.
+    /// Least and most time in ms until the last response, on both sides. The least is 10 ms or more under the time that the
+    /// rule says: Envoy's timers begin at the time that its event loop noted last, by a clock that moves once in each
+    /// tick of the kernel (libevent, `event_base_gettimeofday_cached`, `CLOCK_MONOTONIC_COARSE`).
     pub took: Option<[u64; 2]>,
     /// Least and most time in ms between one attempt and the next, on both sides.
     #[serde(default)]
