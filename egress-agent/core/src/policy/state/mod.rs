@@ -51,7 +51,7 @@ pub struct State {
     workloads: BTreeMap<CgroupId, (Workload, PolicyId)>,
     /// The hosts that the policies list, for people, and the names that their services need.
     pub(super) hosts: Hosts,
-    ops: VecDeque<TableOp>,
+    ops: Vec<TableOp>,
     due: VecDeque<Query>,
     /// The policies have changed since `routes` was built.
     rebuilt: bool,
@@ -93,7 +93,7 @@ impl State {
             settings,
             policies: BTreeMap::new(),
             workloads: BTreeMap::new(),
-            ops: VecDeque::new(),
+            ops: Vec::new(),
             due: VecDeque::new(),
             rebuilt: false,
             owned_before: BTreeMap::new(),
@@ -172,10 +172,11 @@ impl State {
         self.ops.extend(self.planner.renew(policies));
     }
 
-    /// Kernel writes since the last call, to be applied in this order.
+    /// Kernel writes since the last call, to be applied in this order. The first rules can need millions, so no room for
+    /// as many stays behind.
     #[must_use = "ops that are not written are lost"]
     pub fn poll_ops(&mut self) -> Vec<TableOp> {
-        self.ops.drain(..).collect()
+        std::mem::take(&mut self.ops)
     }
 
     /// The next question to ask. Pass its result to [`Self::handle_answer`] in any case; until then its name is not

@@ -332,7 +332,7 @@ impl State {
         };
         Plan {
             now,
-            ops: self.ops.split_off(back.before.ops).into(),
+            ops: self.ops.split_off(back.before.ops),
             fits: planned.fits,
             work: planned.work,
             back: Some(back),
