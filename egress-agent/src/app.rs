@@ -185,7 +185,7 @@ async fn serve(
     let providers = (&place.cluster, providers);
     wiring::report(config, &kernel, &place.roots.paths, providers, &mut helpers);
 
-    wiring::background(&mut helpers, flows, wiring::give_back(&shared));
+    wiring::background(&mut helpers, flows);
     let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
     let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
     let (first, applied) = (Arc::clone(&feed.current.borrow()), engine.applied());

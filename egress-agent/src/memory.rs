@@ -1,107 +1,83 @@
-//! Returns free memory to the system.
+//! The allocator: jemalloc, which returns free memory to the system.
 //!
-//! Owns when that is done. The C library keeps what the program has freed, for example the rules before a change, if
-//! something behind it is in use.
+//! The C library keeps pages in which a few long-lived pieces lie among many that a change of the rules freed, so its
+//! resident memory grows with each change of many rules.
 
+use std::ptr::null_mut;
 use std::time::Duration;
+use tikv_jemalloc_sys::mallctl;
+use tikv_jemallocator::Jemalloc;
 
-/// Time between two checks whether memory has become free.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// Pages that have been free for a second can go back (`man jemalloc`, `opt.dirty_decay_ms`). The default is ten, and
+/// more than a burst of connections needs.
+// SAFETY: jemalloc reads a pointer to a string that ends with 0 by this name (`malloc_conf`), and nothing else in the
+// program has the name.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static OPTIONS: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+
+/// Time between two looks for such pages. jemalloc itself looks only while memory is allocated. A thread of its own for it is
+/// not in a program that is linked statically (`background_thread.c`, `pthread_create_fptr_init`).
 const EVERY: Duration = Duration::from_secs(1);
-/// How many of these checks pass until the free memory is summed up, which takes time in the number of its pieces.
-const SUM_AFTER: u32 = 5;
-/// Bytes that are returned together: less is soon used again.
-const MANY: usize = 16 << 20;
 
-/// Checks whether memory has become free until it is dropped. `ended` says that much has ended since its last call.
-pub async fn give_back(ended: impl Fn() -> bool + Send) {
-    let mut free = Free::default();
-    for check in 1_u32.. {
+/// Returns free pages until it is dropped.
+pub async fn give_back() {
+    loop {
         tokio::time::sleep(EVERY).await;
-        // Loading the programs and the first rules has freed some megabytes.
-        let started = check == 1;
-        let sums = check.is_multiple_of(SUM_AFTER);
-        let due = ended() || started || sums && free.grew(heap::free());
-        if !due {
-            continue;
-        }
-        let Ok(rest) = tokio::task::spawn_blocking(heap::trim).await else {
+        // With many pages it takes milliseconds.
+        if tokio::task::spawn_blocking(purge).await.is_err() {
             return;
-        };
-        free.returned(rest);
+        }
     }
 }
 
-/// The memory that the C library keeps.
-#[derive(Debug, Default)]
-struct Free {
-    /// The least of it since it was returned last. What was returned counts in it, because it remains free.
-    least: usize,
-}
-
-impl Free {
-    /// Whether there is much more than before.
-    fn grew(&mut self, now: usize) -> bool {
-        self.least = self.least.min(now);
-        now - self.least >= MANY
-    }
-
-    fn returned(&mut self, rest: usize) {
-        self.least = rest;
-    }
-}
-
-#[cfg(target_env = "gnu")]
-mod heap {
-    /// Free bytes of all arenas. Wraps at 4 GiB, because `mallinfo2` is not in all versions of the C library.
-    pub(super) fn free() -> usize {
-        // SAFETY: it takes the allocator's own locks, and any thread may call it at any time (mallinfo(3)).
-        let info = unsafe { libc::mallinfo() };
-        info.fordblks.cast_unsigned() as usize
-    }
-
-    /// Returns free memory to the system. Returns [`free`].
-    pub(super) fn trim() -> usize {
-        // SAFETY: it takes the allocator's own locks, and any thread may call it at any time (malloc_trim(3)).
-        unsafe { libc::malloc_trim(0) };
-        free()
-    }
-}
-
-/// Other allocators return large blocks themselves.
-#[cfg(not(target_env = "gnu"))]
-mod heap {
-    pub(super) fn free() -> usize {
-        0
-    }
-
-    pub(super) fn trim() -> usize {
-        0
-    }
+/// Returns the pages of all arenas (4096, `MALLCTL_ARENAS_ALL`) that have been free for long enough.
+fn purge() {
+    let name = c"arena.4096.decay";
+    // SAFETY: the command has neither input nor output (`man jemalloc`, `arena.<i>.decay`), and any thread may give it. It
+    // fails only if there is no such command.
+    unsafe { mallctl(name.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::CStr;
+    use std::fs;
 
     #[test]
-    fn memory_is_returned_when_much_more_is_free_than_was_left() {
-        let mut free = Free::default();
-        assert!(!free.grew(MANY - 1));
-        assert!(free.grew(MANY));
-        free.returned(MANY);
-        assert!(!free.grew(MANY + 1), "what was returned is still free");
-        assert!(!free.grew(10), "it is used again");
-        assert!(free.grew(MANY + 10));
+    fn the_options_are_jemallocs() {
+        assert!(CStr::from_bytes_with_nul(OPTIONS).is_ok());
+        let name = c"opt.dirty_decay_ms";
+        let (mut decay, mut length) = (0_isize, size_of::<isize>());
+        // SAFETY: the option is an `ssize_t` (`man jemalloc`, `opt.dirty_decay_ms`), and the length is its.
+        let error = unsafe {
+            let decay = (&raw mut decay).cast();
+            mallctl(name.as_ptr(), decay, &raw mut length, null_mut(), 0)
+        };
+        assert_eq!((error, decay), (0, 1000));
     }
 
-    #[cfg(target_env = "gnu")]
     #[test]
-    fn what_was_freed_behind_something_in_use_is_counted() {
-        let many: Vec<Vec<u8>> = (0..1000).map(|_| vec![1; 50_000]).collect();
-        let last = vec![1_u8; 50_000];
-        let before = heap::free();
+    fn free_pages_go_back_although_nothing_is_allocated() {
+        let resident = || {
+            let pages = fs::read_to_string("/proc/self/statm").unwrap();
+            pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let many: Vec<Vec<u8>> = (0..20_000).map(|_| vec![1; 5_000]).collect();
+        let full = resident();
         drop(many);
-        assert!(heap::free().wrapping_sub(before) > 40_000_000);
-        drop(last);
+        let begin = std::time::Instant::now();
+        while resident() + 80_000_000 > full {
+            assert!(
+                begin.elapsed() < 30 * EVERY,
+                "{} of {full} bytes",
+                resident()
+            );
+            std::thread::sleep(EVERY / 10);
+            purge();
+        }
     }
 }

@@ -76,6 +76,11 @@ pub fn cargo_deny() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// The programs that build the allocator and the cryptography.
+pub fn build_programs() -> Result<()> {
+    programs(&[("cc", "gcc"), ("make", "make")])
+}
+
 /// The programs that the lab and the end-to-end tests run.
 pub fn test_programs() -> Result<()> {
     programs(&[

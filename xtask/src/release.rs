@@ -31,6 +31,11 @@ pub fn run(triple: Option<&str>) -> Result<()> {
         build
             .env(format!("CARGO_TARGET_{of_cargo}_LINKER"), &linker)
             .env(format!("CC_{}", triple.replace('-', "_")), &linker);
+        if triple.starts_with("aarch64") {
+            // The page size is part of jemalloc. Some kernels for this processor have pages of 64 KiB; a larger number than
+            // the kernel's is valid.
+            build.env("JEMALLOC_SYS_WITH_LG_PAGE", "16");
+        }
     }
     // Only for the program: build scripts and macros run on this machine as ever.
     show(build.args(["--", "-C", "target-feature=+crt-static"]))?;

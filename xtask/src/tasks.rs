@@ -77,8 +77,9 @@ pub fn build() -> Result<()> {
     ]))
 }
 
-/// Builds the BPF object, so that the agent's build script finds it fresh.
+/// Builds the BPF object, so that the agent's build script finds it fresh. The agent's other parts need programs too.
 pub fn bpf_object() -> Result<()> {
+    provision::build_programs()?;
     if env::var_os("EGRESS_BPF_OBJECT").is_some() {
         return Ok(());
     }

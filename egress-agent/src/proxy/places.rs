@@ -31,8 +31,6 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// The most since [`Places::fell`] was last true.
-    peak: usize,
     /// By the workload's cgroup; no cgroup has id 0.
     each: BTreeMap<CgroupId, Share>,
 }
@@ -105,16 +103,6 @@ impl Places {
         }
     }
 
-    /// Whether half of at least so many places were given back since this was last true.
-    pub(super) fn fell(&self, many: usize) -> bool {
-        let mut taken = self.taken();
-        let fell = taken.peak >= many && taken.all <= taken.peak / 2;
-        if fell {
-            taken.peak = taken.all;
-        }
-        fell
-    }
-
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +124,6 @@ impl Place {
             return false;
         }
         taken.all = all;
-        taken.peak = taken.peak.max(all);
         if let Some(share) = taken.each.get_mut(&self.share) {
             share.taken = own;
         }

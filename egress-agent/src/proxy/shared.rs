@@ -32,10 +32,6 @@ pub trait Dialer: Send + Sync {
     fn connect(&self, netns: NetnsCookie, to: SocketAddr) -> BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// Much has ended if at least so many connections, or blocks of memory, were in use and half of them have ended.
-const MANY_CONNECTIONS: usize = 128;
-const MANY_BLOCKS: usize = 1024;
-
 /// What the proxy has in use, over all network namespaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyUse {
@@ -157,13 +153,6 @@ impl Shared {
     pub fn presenting(mut self, folders: &[PathBuf], secrets: &Arc<SecretStore>) -> Self {
         self.tls = TlsClients::new(folders.to_vec(), Arc::clone(secrets));
         self
-    }
-
-    /// Whether many connections have ended or become idle since the last call: the memory that they used is free.
-    pub fn much_ended(&self) -> bool {
-        let ended = self.connections.fell(MANY_CONNECTIONS);
-        let idle = self.memory.fell(MANY_BLOCKS);
-        ended || idle
     }
 
     /// Ends connections whose host is no longer listed. They are checked at each change of the

@@ -163,12 +163,8 @@ pub fn flows(
 }
 
 /// Starts the tasks that give memory back and report lines that were not logged.
-pub fn background(
-    helpers: &mut JoinSet<()>,
-    flows: Arc<FlowLog>,
-    given_back: impl Future<Output = ()> + Send + 'static,
-) {
-    helpers.spawn(given_back);
+pub fn background(helpers: &mut JoinSet<()>, flows: Arc<FlowLog>) {
+    helpers.spawn(memory::give_back());
     helpers.spawn(async move { flows.log_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 }
@@ -248,12 +244,6 @@ pub async fn end(
         tracing::info!("detached: the gate is open");
     }
     handover::end(leaving, config.drain_deadline).await
-}
-
-/// Returns freed memory to the system, until it is dropped.
-pub fn give_back(proxied: &Arc<Shared>) -> impl Future<Output = ()> + Send + use<> {
-    let proxied = Arc::clone(proxied);
-    memory::give_back(move || proxied.much_ended())
 }
 
 /// A line that no other process knows. The proxy answers the agent's own canaries with it.
