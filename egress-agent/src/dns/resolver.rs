@@ -14,8 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// The most names that are asked for at the same time.
-const CONCURRENT: usize = 64;
 /// The longest TTL of an answer without one family because its question failed, so that the name is asked again
 /// soon.
 const HALF_TTL: Duration = Duration::from_secs(5);
@@ -28,11 +26,14 @@ pub struct Resolver {
 }
 
 impl Resolver {
+    /// The most names that are asked for at the same time.
+    pub const AT_ONCE: usize = 64;
+
     /// Asks `servers` in this order.
     pub fn new(servers: &NameServers) -> anyhow::Result<Self> {
         Ok(Self {
-            servers: servers.make(CONCURRENT)?.into(),
-            slots: Arc::new(Semaphore::new(CONCURRENT)),
+            servers: servers.make(Self::AT_ONCE)?.into(),
+            slots: Arc::new(Semaphore::new(Self::AT_ONCE)),
         })
     }
 

@@ -4,6 +4,7 @@
 //! Each thing that happens is one `Input`. After each input the engine carries out everything that the
 //! state machine asks for.
 
+mod ahead;
 mod changes;
 mod ending;
 mod first_answers;

@@ -1,10 +1,12 @@
 //! Sends the questions of the state machine and returns their results to it. The state machine
 //! decides which name is due and what an answer means.
 
+use super::ahead::Ahead;
 use crate::dns::Resolver;
 use crate::observe::counters::Counters;
 use crate::observe::families::Own;
 use crate::observe::histogram::Timing;
+use egress_core::istio::Object;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_core::policy::state::{Query, State};
 use std::collections::BTreeMap;
@@ -20,16 +22,38 @@ const AT_ONCE: usize = 256;
 /// has work while the engine is busy.
 const UNDER_WAY: usize = 1024;
 
+/// What a question leads to.
+pub(super) type Answered = Result<Answer, Failure>;
+
 /// The result of a question.
 pub(super) struct Reply {
-    name: Arc<str>,
-    result: Result<Answer, Failure>,
+    pub(super) name: Arc<str>,
+    pub(super) result: Answered,
+}
+
+/// Asks one question at a time, and counts it.
+#[derive(Clone)]
+pub(super) struct Asker {
+    resolver: Resolver,
+    counters: Counters,
+}
+
+impl Asker {
+    pub(super) async fn ask(&self, name: &str) -> Answered {
+        let begin = Instant::now();
+        let result = self.resolver.resolve(name).await;
+        let timings = self.counters.timings();
+        timings.observe(Timing::DnsQuestion, begin.elapsed());
+        self.counters.add(counter_of(&result), 1);
+        result
+    }
 }
 
 /// The questions under way, at most one for each name.
 pub(super) struct Questions {
-    resolver: Resolver,
-    counters: Counters,
+    asker: Asker,
+    /// Those of a plan that was being made, until the state machine has asked them all.
+    ahead: Option<Ahead>,
     replies: mpsc::UnboundedSender<Reply>,
     inbox: mpsc::UnboundedReceiver<Reply>,
     under_way: usize,
@@ -40,29 +64,39 @@ impl Questions {
     pub(super) fn new(resolver: Resolver, counters: Counters) -> Self {
         let (replies, inbox) = mpsc::unbounded_channel();
         Self {
-            resolver,
-            counters,
+            asker: Asker { resolver, counters },
+            ahead: None,
             replies,
             inbox,
             under_way: 0,
         }
     }
 
+    /// Asks for the names of rules until the next call of [`Self::ask`]. Few are planned at once.
+    pub(super) fn ask_ahead(&mut self, objects: &[Arc<Object>]) {
+        if objects.len() > UNDER_WAY {
+            let ahead = Ahead::begin(objects, &self.asker, self.replies.clone());
+            self.ahead = Some(ahead);
+        }
+    }
+
     /// Asks questions that are due, up to [`UNDER_WAY`]. A call after the next replies asks the rest.
     pub(super) fn ask(&mut self, state: &mut State) {
-        while self.under_way < UNDER_WAY
-            && let Some(Query { name }) = state.poll_query()
-        {
+        if let Some(ahead) = &self.ahead {
+            ahead.stop();
+        }
+        while self.under_way < UNDER_WAY {
+            let Some(Query { name }) = state.poll_query() else {
+                self.ahead = None;
+                return;
+            };
             self.under_way += 1;
-            let (resolver, replies) = (self.resolver.clone(), self.replies.clone());
-            let counters = self.counters.clone();
+            if self.ahead.as_ref().is_some_and(|ahead| ahead.want(&name)) {
+                continue;
+            }
+            let (asker, replies) = (self.asker.clone(), self.replies.clone());
             tokio::spawn(async move {
-                let begin = Instant::now();
-                let result = resolver.resolve(&name).await;
-                counters
-                    .timings()
-                    .observe(Timing::DnsQuestion, begin.elapsed());
-                counters.add(counter_of(&result), 1);
+                let result = asker.ask(&name).await;
                 // The receiver is gone only when the agent ends.
                 let _ = replies.send(Reply { name, result });
             });
@@ -79,7 +113,7 @@ impl Questions {
     }
 }
 
-fn counter_of(result: &Result<Answer, Failure>) -> Own {
+fn counter_of(result: &Answered) -> Own {
     match result {
         Ok(_) => Own::DnsAnswered,
         Err(Failure::NoSuchName) => Own::DnsNoSuchName,

@@ -31,6 +31,9 @@ impl Engine {
         self.placing.hear(&mut self.state, told);
         self.placing.open(Arc::clone(sockets), services).await?;
         let objects = rules.objects.to_vec();
+        if self.state.lists_nothing() {
+            self.questions.ask_ahead(&objects);
+        }
         self.state.handle_rules(Instant::now(), &objects);
         self.shown.set_rules(rules);
         self.lease_file.restore(&mut self.state);

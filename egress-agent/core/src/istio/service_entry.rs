@@ -2,8 +2,11 @@
 
 use super::decode::macros::{enums, messages};
 use super::fields::WorkloadSelector;
+use super::hosts;
 use super::workload_entry::WorkloadEntry;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 enums! {
     /// Whether the service belongs to the mesh.
@@ -78,6 +81,19 @@ impl ServiceEntry {
         let label = labels.get("networking.istio.io/enable-autoallocate-ip");
         self.resolution() != Resolution::None
             && label.is_none_or(|value| !value.eq_ignore_ascii_case("false"))
+    }
+
+    /// The names that DNS is asked for if some workload sees the entry and no older one for the same host is different.
+    pub fn resolved_names(&self) -> impl Iterator<Item = Arc<str>> {
+        let resolution = self.resolution();
+        let resolved = matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+        let own = self.endpoints.is_empty() && self.workload_selector.is_none();
+        let own = self.hosts.iter().filter(move |_| own);
+        let own = own.filter(|host| !hosts::is_wildcard(host));
+        let listed = self.endpoints.iter().map(|endpoint| &endpoint.address);
+        let listed = listed.filter(|a| a.parse::<IpAddr>().is_err() && !a.starts_with("unix://"));
+        let names = own.chain(listed).filter(move |_| resolved);
+        names.map(|name| hosts::canonical(name))
     }
 
     /// How endpoints are found: `NONE` where the object does not say.

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How soon the thread notices that it must end.
 const LOOK: Duration = Duration::from_millis(100);
-/// The rate is controlled in steps of this.
+/// An answer is given at most this long before it is due, because a sleep for each would be longer than the gaps. What a
+/// sleep takes too long is made up for, up to this.
 const STEP: Duration = Duration::from_millis(2);
 /// Seconds that an answer may be kept, if nothing else is asked for: most parts end earlier.
 const TTL: u32 = 3600;
@@ -82,8 +83,9 @@ impl Drop for Nameserver {
 }
 
 fn serve(socket: &UdpSocket, state: &State, pace: u32) {
-    let step = (u64::from(pace) * STEP.as_millis() as u64 / 1000).max(1);
-    let (mut begin, mut given) = (Instant::now(), 0);
+    let gap = Duration::from_secs(1) / pace.max(1);
+    // When the next answer is due. A pause of the questions is not made up for.
+    let mut due = Instant::now();
     let mut message = [0; 1500];
     while !state.over.load(Ordering::Relaxed) {
         let Ok((length, peer)) = socket.recv_from(&mut message) else {
@@ -93,13 +95,11 @@ fn serve(socket: &UdpSocket, state: &State, pace: u32) {
         if state.silent.load(Ordering::Relaxed) {
             continue;
         }
-        if begin.elapsed() >= STEP {
-            (begin, given) = (Instant::now(), 0);
-        } else if given >= step {
-            thread::sleep(STEP.saturating_sub(begin.elapsed()));
-            (begin, given) = (Instant::now(), 0);
+        let now = Instant::now();
+        due = due.max(now.checked_sub(STEP).unwrap_or(now)) + gap;
+        if due > now + STEP {
+            thread::sleep(due - now);
         }
-        given += 1;
         let ttl = match state.ttl.load(Ordering::Relaxed) {
             0 => TTL,
             seconds => seconds,
