@@ -6,7 +6,6 @@ use super::tables::{Action, Claims, Delta, Table, Target, Transport};
 use crate::sharing::share;
 use egress_ebpf::addr::Addr;
 use imbl::OrdMap;
-use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 struct Holders {
@@ -52,24 +51,25 @@ impl Ledger {
     /// Replaces one service's claims. Returns the changes of the table. `old` must be the claims that were given as
     /// `new` before.
     pub fn replace(&mut self, old: &Claims, new: &Claims) -> Delta {
-        let mut before: Delta = BTreeMap::new();
-        let came = new.iter().filter(|(t, a)| old.get(t) != Some(a));
-        let left = old.iter().filter(|(t, a)| new.get(t) != Some(a));
-        let changes = came.map(|c| (c, 1)).chain(left.map(|c| (c, -1)));
-        for ((target, action), by) in changes {
+        let came = new.iter().map(|(t, a)| (t, old.get(t), Some(a)));
+        let left = old.iter().filter(|(t, _)| !new.contains_key(t));
+        let left = left.map(|(t, a)| (t, Some(a), None));
+        let changes = came.chain(left).filter(|(_, was, is)| was != is);
+        let change = |(target, was, is): (&Target, Option<&Action>, Option<&Action>)| {
             let mut holders = self.holders(target);
-            before.entry(*target).or_insert(holders.action());
-            let side = holders.side(*action);
-            *side = side.saturating_add_signed(by);
-            self.set(*target, holders);
-        }
-        let holds = |t: &Target| self.action(t);
-        before
-            .into_iter()
-            .map(|(t, was)| (t, was, holds(&t)))
-            .filter(|(_, was, is)| was != is)
-            .map(|(t, _, is)| (t, is))
-            .collect()
+            let before = holders.action();
+            if let Some(was) = was {
+                let side = holders.side(*was);
+                *side = side.saturating_sub(1);
+            }
+            if let Some(is) = is {
+                *holders.side(*is) += 1;
+            }
+            self.set(*target, before, holders);
+            let after = holders.action();
+            (before != after).then_some((*target, after))
+        };
+        changes.filter_map(change).collect()
     }
 
     /// The action for a target, if it is claimed.
@@ -103,10 +103,10 @@ impl Ledger {
         self.several.get(target).copied().unwrap_or_else(one)
     }
 
-    /// Removes nothing that is not there: that would copy what others share.
-    fn set(&mut self, target: Target, holders: Holders) {
+    /// Removes nothing that is not there: that would copy what others share. `before` is the target's action until now.
+    fn set(&mut self, target: Target, before: Option<Action>, holders: Holders) {
         let action = holders.action();
-        if action != self.action(&target) {
+        if action != before {
             match action {
                 Some(action) => self.table.insert(target, action),
                 None => self.table.remove(&target),
@@ -124,6 +124,7 @@ impl Ledger {
 mod tests {
     use super::*;
     use crate::policy::tables::claim;
+    use std::collections::BTreeMap;
 
     #[test]
     fn of_two_claims_on_one_entry_the_proxy_holds_until_it_is_withdrawn() {

@@ -30,8 +30,9 @@ impl Leases {
         match among {
             Among::All => self.leased(name).collect(),
             Among::These(these) => {
-                let leased = these.iter().filter(|ip| self.has(name, **ip));
-                leased.copied().collect()
+                let lives = self.names.get(name).map(|state| &state.lives);
+                let leased = |ip: &&IpAddr| lives.is_some_and(|lives| lives.contains_key(*ip));
+                these.iter().filter(leased).copied().collect()
             }
         }
     }

@@ -18,9 +18,13 @@ impl<K: Ord> Default for Pairs<K> {
 impl<K: Ord + Clone> Pairs<K> {
     /// Adds a pair once. Returns whether it is new.
     pub(in crate::policy) fn add(&mut self, key: &K, host: &Arc<str>) -> bool {
-        let count = self.0.entry((key.clone(), Arc::clone(host))).or_default();
-        *count += 1;
-        *count == 1
+        let pair = (key.clone(), Arc::clone(host));
+        // Most pairs are new.
+        let before = self.0.insert(pair.clone(), 1);
+        if let Some(count) = before {
+            self.0.insert(pair, count + 1);
+        }
+        before.is_none()
     }
 
     /// Removes a pair once. Returns whether it is gone.

@@ -214,10 +214,17 @@ impl PolicyState {
         };
         let present = (leases, Among::These(addresses));
         let present = claims(service, plan, present, unlisted);
-        let held = self.claims.get(host);
+        let Some(held) = self.claims.get(host) else {
+            // Claims that need no address would be held.
+            let delta = self.ledger.replace(&Claims::new(), &present);
+            if !present.is_empty() {
+                self.claims.insert(Arc::clone(host), Arc::new(present));
+            }
+            return delta;
+        };
         let (mut old, mut new) = (Claims::new(), Claims::new());
         for target in targets_at(service, addresses) {
-            let was = held.and_then(|held| held.get(&target));
+            let was = held.get(&target);
             old.extend(was.map(|action| (target, *action)));
             new.extend(present.get(&target).map(|action| (target, *action)));
         }
