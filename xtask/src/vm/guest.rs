@@ -15,6 +15,9 @@ use std::process::{Command, Stdio};
 /// The last output of `init`, before the exit code.
 pub const END: &str = "xtask-vm-end";
 
+/// The test of the suite of packets.
+const PACKETS: &str = "kernel_and_host_agree_on_100_000_random_packets";
+
 /// Modules for the paths that are not built into the kernel, below `kernel/`. Their dependences are added.
 const MODULES: &[&str] = &[
     "drivers/net/veth",
@@ -31,11 +34,19 @@ const MODULES: &[&str] = &[
     "crypto/af_alg",
 ];
 
+/// The host's programs that a machine gets.
+pub struct Programs {
+    /// The folder of the agent and of the escape suite.
+    pub folder: PathBuf,
+    /// The suite that compares the kernel's verdicts on packets with the host's.
+    pub packets: PathBuf,
+}
+
 /// Writes the initramfs.
 pub fn build(
     kernel: &Kernel,
     files: &Files,
-    binaries: &Path,
+    programs: &Programs,
     filter: &str,
     to: &Path,
 ) -> Result<()> {
@@ -48,8 +59,9 @@ pub fn build(
         let found = which(program)?;
         program_with_libraries(&found, &root, program)?;
     }
-    for program in ["egress-agent", "escape"] {
-        program_with_libraries(&binaries.join(program), &root, program)?;
+    let [agent, escape] = ["egress-agent", "escape"].map(|name| (name, programs.folder.join(name)));
+    for (program, path) in [agent, escape, ("packets", programs.packets.clone())] {
+        program_with_libraries(&path, &root, program)?;
         // Debug information is most of their size, and the machine does not need it.
         run(Command::new("strip").arg(root.join("bin").join(program)))?;
     }
@@ -66,7 +78,7 @@ pub fn build(
 
 fn script(kernel: &Kernel, filter: &str) -> String {
     let work = match kernel.role {
-        Role::Suite => format!("/bin/escape suite {filter}"),
+        Role::Suite => format!("/bin/escape suite {filter} && /bin/packets {PACKETS}"),
         Role::Refusal => {
             "mkdir /tmp/rules /sys/fs/cgroup/w; /bin/egress-agent run --rules /tmp/rules --cgroup /sys/fs/cgroup/w"
                 .to_owned()

@@ -1,4 +1,5 @@
-//! `cargo xtask vm`: the gate and the escape suite on other kernels, in QEMU.
+//! `cargo xtask vm`: the gate, the escape suite and the packets on which kernel and host must agree, on other kernels,
+//! in QEMU.
 //!
 //! Owns the list of kernels, the programs that run in them and the expected results. `kernels`
 //! provides the kernels, `guest` the machine's content.
@@ -13,8 +14,9 @@ use crate::tasks;
 use crate::workspace;
 use anyhow::{Context as _, Result, bail};
 use kernels::{KERNELS, Kernel, Role};
-use std::path::Path;
-use std::process::Command;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The programs that the machines need, and Debian's packages of them.
@@ -35,6 +37,10 @@ const LIMIT: Duration = Duration::from_mins(8);
 pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
     provision::programs(&PROGRAMS)?;
     tasks::build()?;
+    let programs = guest::Programs {
+        folder: workspace::target().join("debug"),
+        packets: test_program("escape_decide")?,
+    };
     let cache = ebpf::tools_dir()?.join("vm");
     let mut failed = Vec::new();
     for kernel in KERNELS {
@@ -42,7 +48,7 @@ pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
             continue;
         }
         let start = Instant::now();
-        let verdict = boot(kernel, &cache, filter);
+        let verdict = boot(kernel, &cache, &programs, filter);
         let seconds = start.elapsed().as_secs();
         match verdict {
             Ok(line) => println!("Linux {}: {line} ({seconds} s)", kernel.name),
@@ -59,12 +65,11 @@ pub fn run(only: Option<&str>, filter: &str) -> Result<()> {
 }
 
 /// Runs one machine to its end, and checks its output.
-fn boot(kernel: &Kernel, cache: &Path, filter: &str) -> Result<String> {
+fn boot(kernel: &Kernel, cache: &Path, programs: &guest::Programs, filter: &str) -> Result<String> {
     let files = kernels::fetch(kernel, cache)?;
-    let binaries = workspace::target().join("debug");
     let initramfs = cache.join(format!("{}.cpio", kernel.name));
     step_fn(&format!("guest for Linux {}", kernel.name), || {
-        guest::build(kernel, &files, &binaries, filter, &initramfs)
+        guest::build(kernel, &files, programs, filter, &initramfs)
     })?;
     let console = workspace::target().join(format!("vm-{}.log", kernel.name));
     step(
@@ -74,6 +79,23 @@ fn boot(kernel: &Kernel, cache: &Path, filter: &str) -> Result<String> {
     let output = std::fs::read_to_string(&console)
         .with_context(|| format!("no console at {}", console.display()))?;
     judge(kernel, &output).with_context(|| format!("its console: {}", console.display()))
+}
+
+/// Builds a suite and returns its program.
+fn test_program(suite: &str) -> Result<PathBuf> {
+    let arguments = ["test", "--no-run", "--package", "egress-tests", "--test"];
+    let mut cargo = workspace::cargo(&arguments);
+    cargo.args([suite, "--message-format=json-render-diagnostics"]);
+    let output = cargo.stderr(Stdio::inherit()).output();
+    let output = output.context("cannot run cargo")?;
+    let lines = String::from_utf8_lossy(&output.stdout);
+    let built = lines.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let of_suite = message["target"]["name"] == suite;
+        let program = message["executable"].as_str().filter(|_| of_suite);
+        program.map(PathBuf::from)
+    });
+    built.with_context(|| format!("cargo built no suite {suite}"))
 }
 
 fn qemu(image: &Path, initramfs: &Path, console: &Path) -> Command {
@@ -124,13 +146,13 @@ fn judge(kernel: &Kernel, output: &str) -> Result<String> {
     match kernel.role {
         Role::Suite => {
             if exit != 0 {
-                bail!("the escape suite ended with {exit}:\n{}", wrong(output));
+                bail!("it ended with {exit}:\n{}", wrong(output));
             }
-            let line = output
-                .lines()
-                .rev()
-                .find(|l| l.contains("as the page says"));
-            Ok(line.context("the suite said nothing")?.trim().to_owned())
+            let said = |what: &str| output.lines().rev().find(|l| l.contains(what));
+            let suite = said("as the page says").context("the suite said nothing")?;
+            said("test result: ok. 1 passed").context("no packets were judged")?;
+            let suite = suite.trim();
+            Ok(format!("{suite}; kernel and host agree on 100000 packets"))
         }
         Role::Refusal => {
             let line = output.lines().find(|l| l.contains("the gate needs"));
@@ -175,7 +197,9 @@ mod tests {
                 .unwrap_or(&KERNELS[0])
         });
         let ended = |lines: &str, exit: i32| format!("{lines}\r\n{} {exit}\r\n", guest::END);
-        assert!(judge(suite, &ended("185 of 185 as the page says", 0)).is_ok());
+        let both = "185 of 185 as the page says\ntest result: ok. 1 passed; 0 failed";
+        assert!(judge(suite, &ended(both, 0)).is_ok());
+        assert!(judge(suite, &ended("185 of 185 as the page says", 0)).is_err());
         assert!(judge(suite, &ended("tcp-connect IPv4 open NOT SO", 1)).is_err());
         assert!(judge(suite, "185 of 185 as the page says\n").is_err());
         assert!(judge(refusal, &ended("kernel 5.10: the gate needs 6.1", 71)).is_ok());
