@@ -4,8 +4,9 @@
 //! Owns which of these questions are under way. The state machine decides what is asked for: an answer that it does not ask
 //! for is dropped.
 
-use super::questions::{Answered, Asker, Reply};
+use super::asker::{Answered, Asker, Reply};
 use crate::dns::Resolver;
+use egress_core::istio::service_entry::ServiceEntry;
 use egress_core::istio::{Object, Spec};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,7 @@ impl Ahead {
             Some(Spec::ServiceEntry(entry)) => Some(entry),
             _ => None,
         });
-        let names: Vec<_> = entries.flat_map(|entry| entry.resolved_names()).collect();
+        let names: Vec<_> = entries.flat_map(ServiceEntry::resolved_names).collect();
         let new = Self::of(names, replies);
         for _ in 0..Resolver::AT_ONCE {
             let (own, asker) = (new.clone(), asker.clone());
@@ -133,15 +134,7 @@ mod tests {
     use egress_core::policy::leases::{Answer, Failure};
     use tokio::sync::mpsc;
 
-    const TTL: Duration = Duration::from_secs(60);
-
-    fn answer() -> Answered {
-        let addresses = vec!["192.0.2.1".parse().unwrap()];
-        Ok(Answer {
-            addresses,
-            ttl: TTL,
-        })
-    }
+    const TTL: Duration = Duration::from_mins(1);
 
     #[test]
     fn each_name_is_asked_once_and_replied_once_when_it_is_wanted() {
@@ -154,7 +147,12 @@ mod tests {
         ahead.stop();
         assert_eq!(ahead.next(), None);
 
-        ahead.take(Arc::clone(&a), answer());
+        let addresses = vec!["192.0.2.1".parse().unwrap()];
+        let answer = Answer {
+            addresses,
+            ttl: TTL,
+        };
+        ahead.take(Arc::clone(&a), Ok(answer));
         assert!(inbox.try_recv().is_err(), "it may not be wanted");
         assert!(ahead.want(&a) && ahead.want(&b) && !ahead.want(&d));
         let reply = inbox.try_recv().unwrap();

@@ -2,7 +2,8 @@
 //! questions of people. The engine carries out what follows.
 
 use super::Engine;
-use super::questions::{self, Reply};
+use super::asker::Reply;
+use super::questions;
 use super::settings;
 use crate::config::Config;
 use crate::dns::Learned;

@@ -1,6 +1,6 @@
 //! The engine's inputs: one value for each thing that may happen, and the channels that they come from.
 
-use super::questions::Reply;
+use super::asker::Reply;
 use crate::config::Config;
 use crate::dns::Learned;
 use crate::keeper::Canaries;

@@ -5,6 +5,7 @@
 //! state machine asks for.
 
 mod ahead;
+mod asker;
 mod changes;
 mod ending;
 mod first_answers;

@@ -2,12 +2,10 @@
 //! decides which name is due and what an answer means.
 
 use super::ahead::Ahead;
+use super::asker::{Asker, Reply};
 use crate::dns::Resolver;
 use crate::observe::counters::Counters;
-use crate::observe::families::Own;
-use crate::observe::histogram::Timing;
 use egress_core::istio::Object;
-use egress_core::policy::leases::{Answer, Failure};
 use egress_core::policy::state::{Query, State};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,33 +19,6 @@ const AT_ONCE: usize = 256;
 /// The most questions that wait in the resolver, each in a task. The resolver asks fewer at a time, so it
 /// has work while the engine is busy.
 const UNDER_WAY: usize = 1024;
-
-/// What a question leads to.
-pub(super) type Answered = Result<Answer, Failure>;
-
-/// The result of a question.
-pub(super) struct Reply {
-    pub(super) name: Arc<str>,
-    pub(super) result: Answered,
-}
-
-/// Asks one question at a time, and counts it.
-#[derive(Clone)]
-pub(super) struct Asker {
-    resolver: Resolver,
-    counters: Counters,
-}
-
-impl Asker {
-    pub(super) async fn ask(&self, name: &str) -> Answered {
-        let begin = Instant::now();
-        let result = self.resolver.resolve(name).await;
-        let timings = self.counters.timings();
-        timings.observe(Timing::DnsQuestion, begin.elapsed());
-        self.counters.add(counter_of(&result), 1);
-        result
-    }
-}
 
 /// The questions under way, at most one for each name.
 pub(super) struct Questions {
@@ -64,7 +35,7 @@ impl Questions {
     pub(super) fn new(resolver: Resolver, counters: Counters) -> Self {
         let (replies, inbox) = mpsc::unbounded_channel();
         Self {
-            asker: Asker { resolver, counters },
+            asker: Asker::new(resolver, counters),
             ahead: None,
             replies,
             inbox,
@@ -110,15 +81,6 @@ impl Questions {
         self.inbox.recv_many(&mut replies, AT_ONCE).await;
         self.under_way = self.under_way.saturating_sub(replies.len());
         replies
-    }
-}
-
-fn counter_of(result: &Answered) -> Own {
-    match result {
-        Ok(_) => Own::DnsAnswered,
-        Err(Failure::NoSuchName) => Own::DnsNoSuchName,
-        Err(Failure::NoAddress | Failure::NotPublic(_)) => Own::DnsNoAddress,
-        Err(Failure::Failed(_)) => Own::DnsFailed,
     }
 }
 
