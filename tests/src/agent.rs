@@ -25,6 +25,8 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(5);
 /// How long the agent may take to end after SIGTERM.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
 
+/// How long the last lines of an agent that ended may take through its pipes.
+const PIPES: Duration = Duration::from_secs(1);
 /// How many lines of the log an error shows.
 const SHOWN: usize = 30;
 
@@ -165,6 +167,28 @@ impl Agent {
         resident_of(self.pid())
     }
 
+    /// The same without pages of its own program file, which is several times larger in a debug build (proc_pid_smaps(5)).
+    pub fn resident_beside_program(&self) -> Result<u64> {
+        let folder = format!("/proc/{}", self.pid());
+        let program = std::fs::read_link(format!("{folder}/exe"))?;
+        let program = program.to_str().context("the program's path")?;
+        let smaps = std::fs::read_to_string(format!("{folder}/smaps"))?;
+        let (mut of_program, mut bytes) = (false, 0);
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                // A mapping begins with its range, and ends with its file.
+                Some(range) if range.contains('-') => of_program = line.ends_with(program),
+                Some("Rss:") if !of_program => {
+                    let kib: u64 = words.next().context("a size")?.parse()?;
+                    bytes += kib << 10;
+                }
+                _ => {}
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The memory of BPF maps that it has mapped, in bytes (proc_pid_maps(5)): nearly all of it are rule tables.
     pub fn mapped_maps(&self) -> Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
@@ -237,10 +261,14 @@ impl Agent {
         self.wait_end(ENDS_WITHIN).context("after SIGTERM")
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends, and until all that it wrote is in its log.
     pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         let child = &mut self.child;
-        wait_until("the agent ends", limit, || child.try_wait().ok().flatten())
+        let status = wait_until("the agent ends", limit, || child.try_wait().ok().flatten())?;
+        // The threads that read the pipes keep the log. A program that the agent left may keep the pipes.
+        let read = || (Arc::strong_count(&self.log) == 1).then_some(());
+        let _ = wait_until("its log ends", PIPES, read);
+        Ok(status)
     }
 
     /// Kills it (SIGKILL) and waits for its end.
