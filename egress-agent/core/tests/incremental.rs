@@ -118,6 +118,8 @@ fn versions() -> Vec<Vec<Arc<Object>>> {
             "egress: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['*/*']}]",
             "egress: [{hosts: ['*/*', '~n1/*']}]",
             "outboundTrafficPolicy: {mode: ALLOW_ANY}",
+            "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: a.example, port: {number: 80}}}",
+            "outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: b.example, subset: one, port: {number: 80}}}",
         ];
         let of = bodies.map(|b| object("Sidecar", namespace, name, &format!("{selector}{b}")));
         all.push(of.to_vec());

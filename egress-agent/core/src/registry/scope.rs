@@ -6,6 +6,7 @@
 
 use crate::istio::destination_rule::DestinationRule;
 use crate::istio::hosts;
+use crate::traffic::ClusterId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -44,9 +45,20 @@ pub struct Scope {
     /// Of its Sidecar; `None` without one.
     pub(super) imports: Option<Vec<Import>>,
     /// `outboundTrafficPolicy` of its Sidecar, where it has one.
-    pub(super) allow_any: Option<bool>,
+    pub(super) outbound: Option<Outbound>,
     /// Sees everything, wherever it is exported to.
     pub(super) all: bool,
+}
+
+/// What happens to flows that no rule lists.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outbound {
+    /// They are denied.
+    RegistryOnly,
+    /// They reach what was dialled.
+    AllowAny,
+    /// TCP goes to this destination instead (`egressProxy`).
+    EgressProxy(ClusterId),
 }
 
 /// One entry of `egress[].hosts`.
@@ -137,9 +149,18 @@ impl Scope {
             .collect()
     }
 
-    /// `outboundTrafficPolicy`, where the Sidecar says so.
-    pub const fn allow_any(&self) -> Option<bool> {
-        self.allow_any
+    /// Whether flows that no rule lists are let out, where the Sidecar says so.
+    pub fn allow_any(&self) -> Option<bool> {
+        let outbound = self.outbound.as_ref()?;
+        Some(*outbound != Outbound::RegistryOnly)
+    }
+
+    /// Where they go instead of what was dialled, if the Sidecar says so.
+    pub const fn egress_proxy(&self) -> Option<&ClusterId> {
+        match &self.outbound {
+            Some(Outbound::EgressProxy(to)) => Some(to),
+            Some(Outbound::RegistryOnly | Outbound::AllowAny) | None => None,
+        }
     }
 
     /// Whether an object of namespace `of` with this `exportTo` is visible.

@@ -3,10 +3,13 @@
 //! Source of the choice: istio `pilot/pkg/model/push_context.go` `getSidecarScope`.
 
 use super::Registry;
-use super::not_done::table::{LISTENER, OUTBOUND, serves_nothing};
-use super::scope::{Import, Scope, Workload};
-use crate::istio::Spec;
-use crate::istio::sidecar::{IstioEgressListener, OutboundTrafficPolicyMode, Sidecar};
+use super::not_done::table::{LISTENER, serves_nothing};
+use super::scope::{Import, Outbound, Scope, Workload};
+use crate::istio::sidecar::{
+    IstioEgressListener, OutboundTrafficPolicy, OutboundTrafficPolicyMode, Sidecar,
+};
+use crate::istio::{Spec, hosts};
+use crate::traffic::ClusterId;
 
 impl Registry {
     /// The scope of a workload under the rules as they are.
@@ -24,11 +27,7 @@ impl Registry {
             },
             labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
             imports: sidecar.and_then(|s| imports(s, namespace)),
-            allow_any: sidecar.and_then(|s| {
-                let policy = s.outbound_traffic_policy.as_ref()?;
-                let denied = serves_nothing(OUTBOUND, policy).is_some();
-                Some(policy.mode == OutboundTrafficPolicyMode::AllowAny && !denied)
-            }),
+            outbound: sidecar.and_then(|s| s.outbound_traffic_policy.as_ref().map(outbound)),
             all: false,
         }
     }
@@ -60,6 +59,22 @@ impl Registry {
             _ => None,
         })
         .collect()
+    }
+}
+
+fn outbound(policy: &OutboundTrafficPolicy) -> Outbound {
+    match (policy.mode, &policy.egress_proxy) {
+        (OutboundTrafficPolicyMode::RegistryOnly, _) => Outbound::RegistryOnly,
+        (OutboundTrafficPolicyMode::AllowAny, None) => Outbound::AllowAny,
+        (OutboundTrafficPolicyMode::AllowAny, Some(to)) => {
+            // Validation wants a port. A number that is not one leads nowhere, since no service lists port 0.
+            let port = to.port.as_ref().and_then(|p| u16::try_from(p.number).ok());
+            Outbound::EgressProxy(ClusterId {
+                host: hosts::canonical(&to.host),
+                port: port.unwrap_or(0),
+                subset: to.subset.as_str().into(),
+            })
+        }
     }
 }
 

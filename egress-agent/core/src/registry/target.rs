@@ -60,6 +60,30 @@ pub(super) fn mirrors(
     mirrors.collect()
 }
 
+/// The destination with this id; one that is not registered leads nowhere.
+pub(super) fn registered(id: ClusterId, context: &Context<'_>) -> To {
+    let service = context.services.get(&id.host).map(AsRef::as_ref);
+    let ClusterId { host, port, subset } = &id;
+    let with_labels = if subset.is_empty() {
+        Subset::All
+    } else {
+        let namespace = service
+            .and_then(|s| s.entries.first())
+            .map(|e| e.object.meta.namespace.as_str());
+        let namespace = namespace.unwrap_or_default();
+        let found = context
+            .registry
+            .subset(host, namespace, subset, context.scope);
+        found.map_or(Subset::Undefined, Subset::Labels)
+    };
+    let policy = service.map(|s| policy(host, Some(subset), *port, s, context));
+    To {
+        subset: with_labels,
+        policy: Arc::new(policy.unwrap_or_default()),
+        id,
+    }
+}
+
 /// Host and port of a destination (istio `GetDestinationCluster`): without a port it is the service's only port, else
 /// the dialled port.
 fn target(to: &Destination, vs: &VirtualService, dialled: u16, context: &Context<'_>) -> To {
@@ -78,28 +102,6 @@ fn target(to: &Destination, vs: &VirtualService, dialled: u16, context: &Context
         Some(port) => u16::try_from(port.number).unwrap_or(0),
         None => only().unwrap_or(dialled),
     };
-    let subset = if to.subset.is_empty() {
-        Subset::All
-    } else {
-        let namespace = service
-            .and_then(|s| s.entries.first())
-            .map(|e| e.object.meta.namespace.as_str());
-        let found = context.registry.subset(
-            &host,
-            namespace.unwrap_or_default(),
-            &to.subset,
-            context.scope,
-        );
-        found.map_or(Subset::Undefined, Subset::Labels)
-    };
-    let policy = service.map(|s| policy(&host, Some(&to.subset), port, s, context));
-    To {
-        id: ClusterId {
-            host,
-            port,
-            subset: to.subset.as_str().into(),
-        },
-        subset,
-        policy: Arc::new(policy.unwrap_or_default()),
-    }
+    let subset = to.subset.as_str().into();
+    registered(ClusterId { host, port, subset }, context)
 }

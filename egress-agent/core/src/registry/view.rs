@@ -4,10 +4,11 @@
 //! the view of another scope is made from a copy.
 
 use super::Registry;
-use super::plan::{Context, HostPlan};
+use super::plan::{Context, HostPlan, To};
 use super::routes;
 use super::scope::{Imported, Scope};
 use super::services::{Entry, Service};
+use super::target::registered;
 use super::touched::{Part, Touched, What};
 use crate::istio::hosts;
 use crate::sharing::{share, share_set};
@@ -29,6 +30,8 @@ pub struct View {
     /// Ports of hosts without `addresses` whose bytes may have no name, each with its hosts. Empty if the agent allocates no
     /// addresses.
     nameless: OrdSet<(u16, Arc<str>)>,
+    /// Where TCP goes that nothing lists, if its Sidecar says so.
+    pub unlisted: Option<To>,
 }
 
 /// Services that were made for a view, by host.
@@ -70,6 +73,7 @@ impl View {
         for host in hosts {
             view.plan(&host, registry);
         }
+        view.lead_unlisted(registry);
         view
     }
 
@@ -158,6 +162,7 @@ impl View {
             (host, old)
         };
         looked.plans = hosts.into_iter().map(replan).collect();
+        self.lead_unlisted(registry);
         looked
     }
 
@@ -185,11 +190,7 @@ impl View {
     /// Rebuilds a host's plan. Returns the former one, which stays in place if the new one is equal.
     fn plan(&mut self, host: &Arc<str>, registry: &Registry) -> Arc<HostPlan> {
         let old = self.plans.get(host).cloned();
-        let context = Context {
-            registry,
-            services: &self.services,
-            scope: &self.scope,
-        };
+        let context = self.context(registry);
         let service = self.services.get(host);
         let new = service.map(|service| Arc::new(routes::plan(service, &context)));
         if new != old {
@@ -197,6 +198,19 @@ impl View {
             replace(&mut self.plans, host, new);
         }
         old.unwrap_or_default()
+    }
+
+    fn lead_unlisted(&mut self, registry: &Registry) {
+        let to = self.scope.egress_proxy().cloned();
+        self.unlisted = to.map(|to| registered(to, &self.context(registry)));
+    }
+
+    const fn context<'a>(&'a self, registry: &'a Registry) -> Context<'a> {
+        Context {
+            registry,
+            services: &self.services,
+            scope: &self.scope,
+        }
     }
 
     /// Notes that the routes of a host lead to other hosts.

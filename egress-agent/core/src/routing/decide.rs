@@ -118,7 +118,11 @@ impl RouteTable {
         if !matches!(listed, HttpDecision::UnlistedHost) {
             return listed;
         }
-        match self.tcp(policy, dialled, turn) {
+        let unnamed = match self.tcp(policy, dialled, turn) {
+            TcpDecision::RelayNonHttp(_) => self.unlisted(policy, dialled),
+            decided => decided,
+        };
+        match unnamed {
             TcpDecision::Relay(cluster) => HttpDecision::Act(cluster.into()),
             TcpDecision::NotCarriedOut(why) => HttpDecision::NotCarriedOut(why),
             TcpDecision::RelayNonHttp(_) | TcpDecision::Unlisted => listed,
@@ -174,11 +178,8 @@ impl RouteTable {
     /// Decides bytes by their original destination alone.
     pub fn tcp(&self, policy: PolicyId, dialled: SocketAddr, turn: impl Into<Turn>) -> TcpDecision {
         let turn = turn.into();
-        let Some(routes) = self.policies.get(&policy) else {
-            return TcpDecision::Unlisted;
-        };
         let listed = || {
-            let port = routes.ports.get(&dialled.port())?;
+            let port = self.port(policy, dialled.port())?;
             port.tcp.find(dialled.ip(), |route| {
                 let cluster = &route.to.pick(turn)?.cluster;
                 if let Some(why) = &cluster.policy.denied {
@@ -194,10 +195,17 @@ impl RouteTable {
                 })
             })
         };
-        routes
-            .pass_through(dialled)
-            .or_else(listed)
-            .unwrap_or(TcpDecision::Unlisted)
+        listed().unwrap_or_else(|| self.unlisted(policy, dialled))
+    }
+
+    /// Decides a flow that no name and no route for bytes lists.
+    fn unlisted(&self, policy: PolicyId, dialled: SocketAddr) -> TcpDecision {
+        let routes = self.policies.get(&policy);
+        let decided = routes.and_then(|r| {
+            r.pass_through(dialled)
+                .or_else(|| r.to_egress_proxy(dialled))
+        });
+        decided.unwrap_or(TcpDecision::Unlisted)
     }
 
     /// Whether a running TLS connection with this server name is still listed, for any destination of its route.
@@ -228,15 +236,12 @@ impl RouteTable {
 
     /// Whether a destination is listed for bytes without a name.
     pub fn lists_tcp(&self, policy: PolicyId, dialled: SocketAddr) -> bool {
-        let Some(routes) = self.policies.get(&policy) else {
-            return false;
-        };
         let listed = || {
-            let port = routes.ports.get(&dialled.port())?;
+            let port = self.port(policy, dialled.port())?;
             port.tcp
                 .find(dialled.ip(), |route| leads_somewhere(&route.to, dialled))
         };
-        routes.pass_through(dialled).is_some() || listed().unwrap_or(false)
+        listed().unwrap_or_else(|| matches!(self.unlisted(policy, dialled), TcpDecision::Relay(_)))
     }
 
     /// Whether a policy denies nothing.
@@ -310,6 +315,15 @@ impl PolicyRoutes {
     fn pass_through(&self, dialled: SocketAddr) -> Option<TcpDecision> {
         let passes = !self.passthrough.is_empty() && within(&self.passthrough, dialled.ip());
         passes.then(|| TcpDecision::Relay(Arc::new(passthrough(dialled))))
+    }
+
+    fn to_egress_proxy(&self, dialled: SocketAddr) -> Option<TcpDecision> {
+        let cluster = self.unlisted.as_ref()?;
+        if let Some(why) = &cluster.policy.denied {
+            return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
+        }
+        let leads = !cluster.missing && cluster.takes(dialled.ip());
+        leads.then(|| TcpDecision::Relay(Arc::clone(cluster)))
     }
 }
 

@@ -41,10 +41,13 @@ impl RouteTable {
         if *before.id.host == *ClusterId::PASSTHROUGH {
             return routes.passes(dialled);
         }
-        let port = routes.ports.get(&dialled.port())?;
-        port.tcp.find(dialled.ip(), |route| {
-            same(route.to.clusters(), dialled.ip(), before)
-        })
+        let port = routes.ports.get(&dialled.port());
+        let listed = port.and_then(|port| {
+            port.tcp.find(dialled.ip(), |route| {
+                same(route.to.clusters(), dialled.ip(), before)
+            })
+        });
+        listed.or_else(|| same(routes.unlisted.iter(), dialled.ip(), before))
     }
 }
 

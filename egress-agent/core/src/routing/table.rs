@@ -3,7 +3,7 @@
 
 use super::by_address::{ByAddress, ByNetwork};
 use super::by_name::ByName;
-use super::entries::{TlsRoute, VirtualHost};
+use super::entries::{Cluster, TlsRoute, VirtualHost};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use ipnet::IpNet;
@@ -39,14 +39,16 @@ pub struct PolicyRoutes {
     /// Destinations that may be reached on any port, whatever is spoken: the agent's `internal` ranges, and everything
     /// under `ALLOW_ANY`. They stay reachable on a port that is redirected because of its names.
     pub passthrough: Arc<[IpNet]>,
+    /// Where flows go that nothing lists (`egressProxy` of a Sidecar). `None`: nowhere.
+    pub unlisted: Option<Arc<Cluster>>,
     /// The policy audits: a denied flow still goes to its destination, and is recorded.
     pub audit: bool,
 }
 
 impl PolicyRoutes {
-    /// Whether every destination may be reached: the policy is `ALLOW_ANY`.
+    /// Whether no destination is denied because nothing lists it: the policy is `ALLOW_ANY`.
     pub fn passes_everything(&self) -> bool {
-        self.passthrough.iter().any(|net| net.prefix_len() == 0)
+        self.unlisted.is_some() || self.passthrough.iter().any(|net| net.prefix_len() == 0)
     }
 
     /// Shares the parts that are equal in another policy's routes.

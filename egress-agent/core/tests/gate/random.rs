@@ -280,6 +280,12 @@ fn sidecar(random: &mut Random) -> String {
         "  outboundTrafficPolicy: {mode: ALLOW_ANY}\n",
         "  outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n",
     ]);
+    let to = random.of(&HOSTS);
+    let port = random.of(&PORTS);
+    let proxy = format!(
+        "  outboundTrafficPolicy: {{mode: ALLOW_ANY, egressProxy: {{host: \"{to}\", port: {{number: {port}}}}}}}\n"
+    );
+    let policy = if random.once_in(3) { &proxy } else { policy };
     let spec = format!("  egress: [{{hosts: [\"{host}\"]}}]\n{policy}");
     document("Sidecar", "default", &spec)
 }

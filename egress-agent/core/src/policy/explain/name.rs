@@ -104,6 +104,13 @@ impl<'a> Asked<'a> {
                 rules.join(" and ")
             );
         }
+        if let Some(to) = &self.policy().view.unlisted {
+            let to = &to.id;
+            return format!(
+                "no rule lists it, and egressProxy of the Sidecar's outboundTrafficPolicy is {}:{}",
+                to.host, to.port
+            );
+        }
         if self.policy().allow_any {
             return "no rule lists it, and outboundTrafficPolicy is ALLOW_ANY".to_owned();
         }

@@ -21,6 +21,9 @@ use part::{Door, Part, door, first_door};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Stands for flows that nothing lists, of any port. No service lists it.
+const NO_PORT: u16 = 0;
+
 /// The routes of one policy as they are built. A copy shares unchanged parts.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -36,6 +39,8 @@ pub struct Snapshot {
     stale: BTreeSet<Door>,
     /// Ports whose lists of addresses are to be rebuilt.
     stale_addresses: BTreeSet<u16>,
+    /// Where flows go that nothing lists. `users` has it at [`NO_PORT`].
+    unlisted: Option<Arc<To>>,
     /// `routes` has changed since it was last given out.
     changed: bool,
     routes: Arc<PolicyRoutes>,
@@ -58,6 +63,7 @@ impl Snapshot {
         for host in view.services.keys() {
             new.replan(host, &none, view, leases);
         }
+        new.lead_unlisted(view, leases);
         new
     }
 
@@ -74,14 +80,7 @@ impl Snapshot {
         for (port, plan) in old.iter() {
             let door = door(port, host);
             for to in destinations(plan) {
-                let user = (Arc::new(to.clone()), door.clone());
-                if !self.users.contains(&user) {
-                    continue;
-                }
-                self.users.remove(&user);
-                if self.doors_to(to).next().is_none() && self.clusters.contains_key(to) {
-                    self.clusters.remove(to);
-                }
+                self.unused(to, &door);
             }
             self.stale.remove(&door);
             self.put(&door, None);
@@ -99,6 +98,36 @@ impl Snapshot {
             self.stale.insert(door);
         }
         self.relocate(host, view, leases);
+    }
+
+    /// Flows that nothing lists go where the view says.
+    pub fn lead_unlisted(&mut self, view: &View, leases: &Leases) {
+        if self.unlisted.as_deref() == view.unlisted.as_ref() {
+            return;
+        }
+        self.changed = true;
+        if let Some(old) = self.unlisted.take() {
+            self.unused(&old, &door(NO_PORT, &old.id.host));
+        }
+        if let Some(to) = &view.unlisted {
+            let known = self.known(to);
+            let host = &to.id.host;
+            self.users.insert((Arc::clone(&known), door(NO_PORT, host)));
+            self.unlisted = Some(known);
+            self.relocate(host, view, leases);
+        }
+    }
+
+    /// A door does not lead to a destination any longer.
+    fn unused(&mut self, to: &To, door: &Door) {
+        let user = (Arc::new(to.clone()), door.clone());
+        if !self.users.contains(&user) {
+            return;
+        }
+        self.users.remove(&user);
+        if self.doors_to(to).next().is_none() && self.clusters.contains_key(to) {
+            self.clusters.remove(to);
+        }
     }
 
     /// The same destination as the one in `clusters`, if it is there, so that they share memory.
@@ -195,6 +224,10 @@ impl Snapshot {
         for port in std::mem::take(&mut self.stale_addresses) {
             let addresses = self.by_address(port);
             self.change(port, |routes| routes.addresses = addresses);
+        }
+        let unlisted = self.unlisted.as_ref().and_then(|to| self.clusters.get(to));
+        if self.routes.unlisted.as_ref() != unlisted {
+            Arc::make_mut(&mut self.routes).unlisted = unlisted.cloned();
         }
     }
 

@@ -52,8 +52,9 @@ pub(in crate::policy) struct PolicyState {
 impl PolicyState {
     /// From a view, with the present addresses of its names.
     pub(super) fn new(view: View, audit: bool, settings: &Settings, leases: &Leases) -> Self {
-        let allow_any = view.scope.allow_any().unwrap_or(settings.allow_any);
-        let snapshot = Snapshot::new(&view, leases, settings.passthrough(allow_any), audit);
+        let allow_any = settings.allows_any(&view.scope);
+        let passthrough = settings.passthrough(&view.scope);
+        let snapshot = Snapshot::new(&view, leases, passthrough, audit);
         let mut policy = Self {
             view,
             audit,
@@ -61,7 +62,8 @@ impl PolicyState {
             allow_any,
             ..Self::default()
         };
-        policy.ledger.replace(&Claims::new(), &settings.claims());
+        let standing = settings.claims(&policy.view.scope);
+        policy.ledger.replace(&Claims::new(), &standing);
         let hosts: Vec<_> = policy.view.services.keys().cloned().collect();
         for host in hosts {
             policy.reclaim(&host, leases, settings.unlisted_address);
@@ -80,24 +82,25 @@ impl PolicyState {
         leases: &Leases,
     ) -> Self {
         self.snapshot.settle(&self.view, leases);
-        let allow_any = view.scope.allow_any().unwrap_or(settings.allow_any);
         let mut policy = Self {
-            view,
             audit,
-            allow_any,
+            allow_any: settings.allows_any(&view.scope),
+            view,
             ..self.clone()
         };
-        let passthrough = settings.passthrough(allow_any);
-        policy.snapshot.pass(passthrough, audit);
+        let (was, is) = (&self.view.scope, &policy.view.scope);
+        policy.snapshot.pass(settings.passthrough(is), audit);
+        let (was, is) = (settings.claims(was), settings.claims(is));
+        policy.ledger.replace(&was, &is);
         policy.replan(old, leases, settings.unlisted_address);
         policy
     }
 
     /// Replaces the entries of the settings, whose internal ranges changed.
     pub(super) fn pass(&mut self, old: &Settings, new: &Settings) -> Delta {
-        let passthrough = new.passthrough(self.allow_any);
-        self.snapshot.pass(passthrough, self.audit);
-        self.ledger.replace(&old.claims(), &new.claims())
+        let scope = &self.view.scope;
+        self.snapshot.pass(new.passthrough(scope), self.audit);
+        self.ledger.replace(&old.claims(scope), &new.claims(scope))
     }
 
     /// Updates the policy after a change of its view. `old` has the former plans of the changed hosts; their services
@@ -113,6 +116,7 @@ impl PolicyState {
             self.snapshot.replan(&host, &old, &self.view, leases);
             delta.extend(self.reclaim(&host, leases, unlisted));
         }
+        self.snapshot.lead_unlisted(&self.view, leases);
         delta
     }
 

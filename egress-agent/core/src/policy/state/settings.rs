@@ -4,7 +4,7 @@ use crate::policy::claims::UnlistedAddress;
 use crate::policy::endpoints::everywhere;
 use crate::policy::leases::LeaseSettings;
 use crate::policy::tables::{Action, Claims, Target, Transport, claim};
-use crate::registry::scope::Workload;
+use crate::registry::scope::{Scope, Workload};
 use egress_ebpf::abi::{CLOSED_POLICY, PROOF_POLICY};
 use egress_ebpf::ids::PolicyId;
 use ipnet::IpNet;
@@ -74,16 +74,21 @@ impl Settings {
         (first.0..self.policies_end.0).map(PolicyId)
     }
 
-    /// Destinations that every policy allows for any protocol.
-    pub(super) fn passthrough(&self, allow_any: bool) -> Vec<IpNet> {
-        if allow_any {
+    /// Whether flows of this scope that no rule lists are let out.
+    pub(super) fn allows_any(&self, scope: &Scope) -> bool {
+        scope.allow_any().unwrap_or(self.allow_any)
+    }
+
+    /// Destinations that the policy of a scope allows for any protocol.
+    pub(super) fn passthrough(&self, scope: &Scope) -> Vec<IpNet> {
+        if self.allows_any(scope) && scope.egress_proxy().is_none() {
             return everywhere().to_vec();
         }
         self.internal.iter().map(IpNet::trunc).collect()
     }
 
-    /// The claims of every policy, independent of its rules.
-    pub(super) fn claims(&self) -> Claims {
+    /// The claims of the policy of a scope, independent of its services.
+    pub(super) fn claims(&self, scope: &Scope) -> Claims {
         let mut claims = Claims::new();
         for transport in [Transport::Tcp, Transport::Udp] {
             for server in &self.dns_servers {
@@ -94,6 +99,12 @@ impl Settings {
                 for target in Target::network(*net, 0, transport) {
                     claim(&mut claims, target, Action::Allow);
                 }
+            }
+        }
+        if scope.egress_proxy().is_some() {
+            let all = everywhere().into_iter();
+            for target in all.flat_map(|net| Target::network(net, 0, Transport::Tcp)) {
+                claim(&mut claims, target, Action::Proxy);
             }
         }
         claims

@@ -153,9 +153,10 @@ impl Linter {
             }
             Some(Spec::Sidecar(spec)) => {
                 let listed = spec.egress.iter().flat_map(|listener| &listener.hosts);
-                listed
-                    .filter_map(|host| Some(Import::new(host, own)?.host))
-                    .collect()
+                let listed = listed.filter_map(|host| Some(Import::new(host, own)?.host));
+                let outbound = spec.outbound_traffic_policy.iter();
+                let proxy = outbound.filter_map(|policy| policy.egress_proxy.as_ref());
+                listed.chain(proxy.map(|to| full(&to.host))).collect()
             }
             _ => BTreeSet::new(),
         }

@@ -32,7 +32,7 @@ pub(super) struct Lint<'a> {
 }
 
 /// The way from `spec` to a field: names, each with the number of an element if the field is a list.
-type Fields = [(&'static str, Option<usize>)];
+pub(super) type Fields = [(&'static str, Option<usize>)];
 
 fn path(fields: &Fields) -> Path {
     let below = fields
@@ -89,7 +89,10 @@ impl Lint<'_> {
                 let object = Arc::clone(object);
                 self.rule(&VirtualService { object });
             }
-            Some(Spec::Sidecar(spec)) if object.denied.is_none() => self.sidecar(object, spec),
+            Some(Spec::Sidecar(spec)) if object.denied.is_none() => {
+                self.sidecar(object, spec);
+                self.egress_proxy(object, spec);
+            }
             _ => {}
         }
     }
@@ -244,89 +247,6 @@ impl Lint<'_> {
         if !spec.tcp.is_empty() && !has(|c| matches!(c, Class::Tcp | Class::Sniffed)) {
             let text = "tcp routes can have no effect: no port of the host is TCP";
             self.warn(&rule.object, &[("tcp", None)], text.to_owned());
-        }
-    }
-
-    /// Destinations that are not registered.
-    fn destinations(&mut self, rule: &VirtualService) {
-        let (object, spec) = (&rule.object, rule.spec());
-        let http = spec.http.iter().enumerate().flat_map(|(n, r)| {
-            r.route
-                .iter()
-                .enumerate()
-                .map(move |(m, d)| ("http", n, m, &d.destination))
-        });
-        let tls = spec.tls.iter().enumerate().flat_map(|(n, r)| {
-            r.route
-                .iter()
-                .enumerate()
-                .map(move |(m, d)| ("tls", n, m, &d.destination))
-        });
-        let tcp = spec.tcp.iter().enumerate().flat_map(|(n, r)| {
-            r.route
-                .iter()
-                .enumerate()
-                .map(move |(m, d)| ("tcp", n, m, &d.destination))
-        });
-        let routes = http.chain(tls).chain(tcp);
-        let routes = routes.map(|(kind, route, place, to)| {
-            let denied = if kind == "http" {
-                "gets 503 (NC)"
-            } else {
-                "is closed"
-            };
-            let at = vec![
-                (kind, Some(route)),
-                ("route", Some(place)),
-                ("destination", None),
-            ];
-            (at, to, denied)
-        });
-        let mirrors = spec.http.iter().enumerate().flat_map(|(n, r)| {
-            let one = (vec![("http", Some(n)), ("mirror", None)], &r.mirror);
-            let several = r.mirrors.iter().enumerate().map(move |(m, mirror)| {
-                let at = vec![
-                    ("http", Some(n)),
-                    ("mirrors", Some(m)),
-                    ("destination", None),
-                ];
-                (at, &mirror.destination)
-            });
-            std::iter::once(one).chain(several)
-        });
-        let mirrors = mirrors.map(|(at, to)| (at, to, "gets no copy"));
-        for (at, to, denied) in routes.chain(mirrors) {
-            let Some(to) = to else { continue };
-            let host = hosts::full_name(&to.host, &object.meta.namespace, &self.registry.domain);
-            let Some(service) = self.service_of(&host) else {
-                let text = format!("no ServiceEntry lists {host}: this destination {denied}");
-                self.warn(object, &at, text);
-                continue;
-            };
-            let port = to.port.as_ref().map(|p| p.number);
-            if let Some(port) = port
-                && u16::try_from(port)
-                    .ok()
-                    .and_then(|p| service.class(p))
-                    .is_none()
-            {
-                let text = format!("{host} has no port {port}: this destination {denied}");
-                self.warn(object, &at, text);
-            }
-            let namespace = service
-                .entries
-                .first()
-                .map_or("", |e| &e.object.meta.namespace);
-            let scope = Scope::everything();
-            let missing = || {
-                self.registry
-                    .subset(&host, namespace, &to.subset, &scope)
-                    .is_none()
-            };
-            if !to.subset.is_empty() && missing() {
-                let text = format!("no DestinationRule defines subset {} of {host}", to.subset);
-                self.warn(object, &at, text);
-            }
         }
     }
 

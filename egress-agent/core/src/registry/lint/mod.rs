@@ -3,6 +3,7 @@
 //!
 //! `look` has the checks; `linter` has the dependences.
 
+mod destinations;
 mod linter;
 mod look;
 mod names;

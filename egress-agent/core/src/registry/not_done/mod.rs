@@ -150,11 +150,6 @@ impl Notes<'_> {
     }
 
     fn sidecar(&mut self, spec: &Sidecar) {
-        if let Some(policy) = &spec.outbound_traffic_policy {
-            self.inside("outboundTrafficPolicy", |notes| {
-                notes.fields(table::OUTBOUND, policy, "it");
-            });
-        }
         self.each("egress", &spec.egress, |notes, listener| {
             notes.fields(table::LISTENER, listener, "it");
         });

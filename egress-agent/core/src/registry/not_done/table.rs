@@ -5,7 +5,7 @@
 
 use crate::istio::destination_rule::{ClientTlsMode, LoadBalancerSettings};
 use crate::istio::service_entry::ServicePort;
-use crate::istio::sidecar::{CaptureMode, IstioEgressListener, OutboundTrafficPolicy};
+use crate::istio::sidecar::{CaptureMode, IstioEgressListener};
 use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination, L4MatchAttributes};
 use crate::istio::workload_entry::WorkloadEntry;
 use crate::registry::services::Class;
@@ -120,11 +120,6 @@ pub fn port<'a>() -> [Field<PortOf<'a>>; 2] {
     "protocol"   ServesNothing (|p| p.is_udp() && p.vips) "UDP to spec.addresses is denied"
     }
 }
-
-/// Fields of `Sidecar.outboundTrafficPolicy`.
-pub const OUTBOUND: &[Field<OutboundTrafficPolicy>] = &fields! {
-    "egressProxy" ServesNothing (|o| o.egress_proxy.is_some()) "what no rule lists is denied"
-};
 
 /// Fields of `Sidecar.egress[]`.
 pub const LISTENER: &[Field<IstioEgressListener>] = &fields! {
