@@ -143,10 +143,13 @@ impl Agent {
         });
         match outcome {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(status)) => bail!(
-                "the agent ended before the gate was closed ({status}):\n{}",
-                self.tail()
-            ),
+            Ok(Err(status)) => {
+                self.read_out();
+                bail!(
+                    "the agent ended before the gate was closed ({status}):\n{}",
+                    self.tail()
+                )
+            }
             Err(error) => bail!("{error}:\n{}", self.tail()),
         }
     }
@@ -265,10 +268,15 @@ impl Agent {
     pub fn wait_end(&mut self, limit: Duration) -> Result<ExitStatus> {
         let child = &mut self.child;
         let status = wait_until("the agent ends", limit, || child.try_wait().ok().flatten())?;
+        self.read_out();
+        Ok(status)
+    }
+
+    /// Waits until all that an ended agent wrote is in its log.
+    fn read_out(&self) {
         // The threads that read the pipes keep the log. A program that the agent left may keep the pipes.
         let read = || (Arc::strong_count(&self.log) == 1).then_some(());
         let _ = wait_until("its log ends", PIPES, read);
-        Ok(status)
     }
 
     /// Kills it (SIGKILL) and waits for its end.
