@@ -191,6 +191,8 @@ async fn serve(
     let (first, applied) = (Arc::clone(&feed.current.borrow()), engine.applied());
     helpers.spawn(place.cluster.first_rules(&first, applied, board.clone()));
     engine.begin(&first, &sockets, services, previous).await?;
+    // Later rules replace it in `feed`, and then nothing needs its objects.
+    drop(first);
     accept.send_replace(true);
     handover::forget_unused(&sockets);
     let kernel = Arc::new(Mutex::new(kernel));

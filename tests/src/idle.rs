@@ -4,6 +4,7 @@
 
 use crate::agent::beside;
 use crate::background::Background;
+use crate::bench::settled;
 use crate::cgroup::Cgroup;
 use crate::lab::{Lab, host, v4};
 use crate::place::Place;
@@ -11,17 +12,13 @@ use crate::rules::each_way;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Workloads among which the connections are divided: each may have a quarter of all.
 pub const WORKLOADS: usize = 4;
 
 /// How long the clients may take.
 const LIMIT: Duration = Duration::from_mins(10);
-
-/// Longer than the proxy waits before it gives memory back.
-const SETTLED: Duration = Duration::from_secs(4);
 
 /// The protocol of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +60,15 @@ pub fn measure(lab: &mut Lab, speaks: Speaks, count: usize) -> Result<Memory> {
         .collect::<Result<_>>()?;
     // The first connection has costs of its own, which are not part of the measurement.
     end(hold(lab, &workloads, speaks, WORKLOADS)?.0)?;
-    let before = settled(lab)?;
+    let before = settled(lab.agent()?.pid(), LIMIT)?;
     let (clients, connections) = hold(lab, &workloads, speaks, count)?;
-    let idle = settled(lab)?;
+    let idle = settled(lab.agent()?.pid(), LIMIT)?;
     end(clients)?;
     Ok(Memory {
         connections,
         before,
         idle,
-        closed: settled(lab)?,
+        closed: settled(lab.agent()?.pid(), LIMIT)?,
     })
 }
 
@@ -115,20 +112,6 @@ fn end(clients: Vec<Background>) -> Result<()> {
     clients
         .into_iter()
         .try_for_each(|client| client.end().map(drop))
-}
-
-/// Resident memory once it no longer decreases.
-fn settled(lab: &mut Lab) -> Result<u64> {
-    let deadline = Instant::now() + LIMIT;
-    let mut last = lab.agent()?.resident()?;
-    loop {
-        sleep(SETTLED);
-        let now = lab.agent()?.resident()?;
-        if now + now / 100 >= last || Instant::now() > deadline {
-            return Ok(now);
-        }
-        last = now;
-    }
 }
 
 /// The hosts of the lab need a descriptor for each connection.

@@ -4,11 +4,16 @@
 
 pub mod page;
 
+use crate::wait::wait_until;
 use anyhow::{Context as _, Result};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::process::ExitCode;
+use std::thread::sleep;
 use std::time::Duration;
+
+/// In this time memory that a process can give back becomes less.
+const SETTLED: Duration = Duration::from_secs(4);
 
 /// The machine's kernel, number of CPUs and present load. The figures apply to these only.
 pub fn machine() -> Result<String> {
@@ -88,6 +93,19 @@ pub fn cpu_of(pid: u32) -> Result<Duration> {
 /// The resident memory of a process, in bytes (`VmRSS` of proc_pid_status(5)).
 pub fn resident_of(pid: u32) -> Result<u64> {
     memory_of(pid, "VmRSS:")
+}
+
+/// The resident memory of a process once it no longer falls, in bytes. Free pages go back some seconds after they were
+/// used.
+pub fn settled(pid: u32, limit: Duration) -> Result<u64> {
+    let mut last = resident_of(pid)?;
+    wait_until("its memory settles", limit, || {
+        sleep(SETTLED);
+        let now = resident_of(pid).ok()?;
+        let settled = now + now / 100 >= last;
+        last = now;
+        settled.then_some(now)
+    })
 }
 
 /// The resident memory of a process that no file backs: what it allocated, without its program, in bytes (`RssAnon` of

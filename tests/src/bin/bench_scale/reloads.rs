@@ -10,8 +10,8 @@ use std::path::Path;
 /// See the module.
 pub const PART: Part = Part {
     name: "reloads",
-    about: "Names of ServiceEntries with resolution DNS, and reloads. RSS: resident memory at rest, before \
-            the first and after the last; share: after / before. One object: a ServiceEntry that all see \
+    about: "Names of ServiceEntries with resolution DNS, and reloads. RSS: resident memory once it no \
+            longer falls, before the first and after the last; share: after / before. One object: a ServiceEntry that all see \
             gets another port. All objects: every file is written again, and every object has another \
             port name. In force: until the first connect that has the new verdict.",
     columns: &[
@@ -54,8 +54,7 @@ fn one(
     let mut dialer = Dialer::start(&node.workload(0))?;
     dialer.until_allowed(rules::name(0), count)?;
     dialer.at(LONG)?;
-    node.rested()?;
-    let before = node.resident()?;
+    let before = node.settled()?;
     let mut times = Vec::new();
     for n in 0..options.reloads {
         let to = rules::edited(0, 7000 + u16::try_from(n)?);
@@ -67,8 +66,7 @@ fn one(
         let done = dialer.at(LONG).with_context(|| format!("reload {n}"))?;
         times.push(done.saturating_sub(at));
     }
-    node.rested()?;
-    let after = node.resident()?;
+    let after = node.settled()?;
     table.row(
         what,
         vec![

@@ -8,6 +8,7 @@ use crate::rules::Ports;
 use crate::{LONG, Size, rules};
 use anyhow::{Context as _, Result};
 use egress_tests::Agent;
+use egress_tests::bench::settled;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
@@ -238,6 +239,11 @@ impl Site {
     /// Resident memory of the agent, in bytes.
     pub fn resident(&mut self) -> Result<u64> {
         self.agent()?.resident()
+    }
+
+    /// The same, once it no longer falls.
+    pub fn settled(&mut self) -> Result<u64> {
+        settled(self.agent()?.pid(), LONG)
     }
 }
 

@@ -13,8 +13,8 @@ pub const PART: Part = Part {
     name: "size",
     about: "The agent starts with all rules in place and no gate. Services have two ports, if nothing else \
             is said; each port is an entry of each view's table. Ready: from its start to its log line. \
-            RSS: resident memory at rest, before and after edits of a ServiceEntry that all see; it \
-            includes the kernel's rule tables, which the agent has mapped. Tables: their part.",
+            RSS: resident memory once it no longer falls, before and after edits of a ServiceEntry that all \
+            see; it includes the kernel's rule tables, which the agent has mapped. Tables: their part.",
     columns: &[
         "ready",
         "CPU",
@@ -53,7 +53,7 @@ fn one(
     let ready = lab.start()?;
     lab.in_force()?;
     let cpu = lab.rested()?;
-    let fresh = lab.resident()?;
+    let fresh = lab.settled()?;
     let mut dialer = Dialer::start(&lab.workload(0))?;
     for n in 0..options.reloads {
         let to = rules::edited(0, 7000 + u16::try_from(n)?);
@@ -61,8 +61,7 @@ fn one(
         lab.write("edited.yaml", &rules::entry("all", false, to))?;
         dialer.at(SOON).with_context(|| format!("edit {n}"))?;
     }
-    lab.rested()?;
-    let after = lab.resident()?;
+    let after = lab.settled()?;
     table.row(
         what,
         vec![

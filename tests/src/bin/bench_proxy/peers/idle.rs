@@ -7,11 +7,9 @@ use crate::Cli;
 use anyhow::Result;
 use egress_tests::agent::beside;
 use egress_tests::background::Background;
-use egress_tests::bench::{float, resident_of};
+use egress_tests::bench::{float, settled};
 use egress_tests::cgroup::Cgroup;
 use egress_tests::place::Place;
-use egress_tests::wait::wait_until;
-use std::time::Duration;
 
 pub(super) const PART: Part = Part {
     name: "idle",
@@ -54,23 +52,11 @@ fn run(rig: &Rig, way: &Way, cli: &Cli) -> Result<Vec<Option<f64>>> {
     for client in hold(1)?.0 {
         client.end()?;
     }
-    let before = settled(pid)?;
+    let before = settled(pid, LIMIT)?;
     let (clients, open) = hold(cli.idle / 4)?;
-    let each = settled(pid)?.saturating_sub(before) / open;
+    let each = settled(pid, LIMIT)?.saturating_sub(before) / open;
     clients
         .into_iter()
         .try_for_each(|client| client.end().map(drop))?;
     Ok(vec![Some(float(open)), Some(float(each))])
-}
-
-/// Resident memory once it no longer falls.
-fn settled(pid: u32) -> Result<u64> {
-    let mut last = resident_of(pid)?;
-    wait_until("its memory settles", LIMIT, || {
-        std::thread::sleep(Duration::from_secs(4));
-        let now = resident_of(pid).ok()?;
-        let settled = now + now / 100 >= last;
-        last = now;
-        settled.then_some(now)
-    })
 }
