@@ -7,7 +7,7 @@ use bytes::Bytes;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, HttpRoute, PortRoutes, Split, VirtualHost};
 use egress_core::traffic::{ClusterId, RoutePolicy, UpstreamProtocol};
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ pub fn port(
     }
 }
 
-async fn bed(endpoint: SocketAddr) -> Bed {
+pub async fn bed(endpoint: SocketAddr) -> Bed {
     Bed::new(port(UpstreamProtocol::Http2, endpoint, None)).await
 }
 
@@ -210,86 +210,6 @@ async fn a_large_body_passes_both_ways_within_the_windows() {
     http1.send(head.as_bytes()).await;
     http1.send(&body).await;
     assert!(http1.message().await.unwrap().body.ends_with(&body));
-}
-
-#[tokio::test]
-async fn an_origin_that_fails_is_told_as_envoy_tells_it() {
-    let garbage = raw_origin(|_, mut raw: Raw| async move {
-        raw.take(24).await;
-        raw.send(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        raw.rest().await;
-    })
-    .await;
-    let reset = |reason| origin(move |_, mut respond| async move { respond.send_reset(reason) });
-    let gone = raw_origin(|_, mut raw: Raw| async move {
-        raw.take(24).await;
-    })
-    .await;
-    for (endpoint, status, words, flag) in [
-        (garbage, 502, "protocol error", ResponseFlag::UPE),
-        (
-            reset(Reason::INTERNAL_ERROR).await,
-            503,
-            "remote reset",
-            ResponseFlag::UR,
-        ),
-        (gone, 503, "connection termination", ResponseFlag::UC),
-    ] {
-        let bed = bed(endpoint).await;
-        let reply = Client::new(&bed).await.get(HOST, "/").await;
-        assert_eq!(reply.status, status, "{}", reply.text());
-        assert!(reply.text().ends_with(words), "{}", reply.text());
-        assert!(bed.record().await.flags.has(flag), "{words}");
-    }
-}
-
-#[tokio::test]
-async fn a_reset_after_the_head_resets_the_client() {
-    let go = Arc::new(tokio::sync::Notify::new());
-    let going = Arc::clone(&go);
-    let origin = origin(move |_, mut respond| {
-        let going = Arc::clone(&going);
-        async move {
-            let mut stream = respond.send_response(ok(), false).unwrap();
-            write(&mut stream, "part".into(), false).await;
-            going.notified().await;
-            stream.send_reset(Reason::INTERNAL_ERROR);
-        }
-    })
-    .await;
-    let bed = bed(origin).await;
-    let mut client = Client::new(&bed).await;
-    let (response, _) = client.begin(get(HOST, "/"), true).await;
-    let mut body = timeout(PATIENCE, response)
-        .await
-        .unwrap()
-        .unwrap()
-        .into_body();
-    assert_eq!(body.data().await.unwrap().unwrap(), "part");
-    go.notify_one();
-    let ended = timeout(PATIENCE, body.data())
-        .await
-        .expect("the stream ends");
-    assert!(ended.unwrap().unwrap_err().is_reset());
-    assert!(bed.record().await.flags.has(ResponseFlag::UR));
-}
-
-#[tokio::test]
-async fn a_connection_that_the_origin_closed_is_replaced() {
-    let origin = raw_origin(|_, raw: Raw| async move {
-        let mut connection = h2::server::handshake(raw.stream).await.unwrap();
-        if let Some(Ok((_, mut respond))) = connection.accept().await {
-            respond.send_response(ok(), true).unwrap();
-            connection.graceful_shutdown();
-            while connection.accept().await.is_some() {}
-        }
-    })
-    .await;
-    let bed = bed(origin).await;
-    let mut client = Client::new(&bed).await;
-    for _ in 0..5 {
-        assert_eq!(client.get(HOST, "/").await.status, 200);
-    }
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod http2_limits;
 mod http2_lists;
 mod http2_origin_floods;
 mod http2_upstream;
+mod http2_upstream_faults;
 mod istio_cases;
 mod limits;
 mod memory;
