@@ -133,7 +133,7 @@ async fn serve(
     source: Source,
     place: &Place,
     gate: Gate,
-    feed: Feed<RuleSet>,
+    mut feed: Feed<RuleSet>,
     inheritance: Inheritance,
 ) -> anyhow::Result<()> {
     let (mut kernel, lock) = (gate.kernel, gate.lock);
@@ -174,7 +174,7 @@ async fn serve(
     let providers = Providers {
         board: board.clone(),
         registry: registry.clone(),
-        problem: feed.problem,
+        problem: feed.problem.clone(),
         engine: ask,
         applied: engine.applied(),
         proxy: Arc::clone(&shared),
@@ -188,10 +188,10 @@ async fn serve(
     wiring::background(&mut helpers, flows);
     let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
     let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
-    let (first, applied) = (Arc::clone(&feed.current.borrow()), engine.applied());
+    let (first, applied) = (feed.first(), engine.applied());
     helpers.spawn(place.cluster.first_rules(&first, applied, board.clone()));
     engine.begin(&first, &sockets, services, previous).await?;
-    // Later rules replace it in `feed`, and then nothing needs its objects.
+    // Later rules replace these in `feed`, and then nothing needs their objects.
     drop(first);
     accept.send_replace(true);
     handover::forget_unused(&sockets);
@@ -211,7 +211,6 @@ async fn serve(
         canaries: canaries.clone(),
     };
     keeper.check().await;
-    keeper.check_redirect().await;
     // For the service manager, the agent has started when the gate is closed. The agent is ready later: that
     // needs workloads, which the service manager may start only after this.
     manager::notify_ready();

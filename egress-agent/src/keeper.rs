@@ -167,7 +167,6 @@ impl Keeper {
             tokio::select! {
                 _ = ticks.tick() => {
                     self.check().await;
-                    self.check_redirect().await;
                     self.board.set(Part::Descriptors, privilege::descriptor_trouble());
                     self.look();
                 }
@@ -182,8 +181,13 @@ impl Keeper {
         }
     }
 
-    /// Repairs the gate and proves it.
+    /// Repairs the gate and proves it, and the way to the proxy.
     pub async fn check(&self) {
+        self.check_gate().await;
+        self.check_redirect().await;
+    }
+
+    async fn check_gate(&self) {
         // First, so that a start does not look ready between the first canary and the first look.
         self.look();
         let result = match self.mend() {
@@ -204,7 +208,7 @@ impl Keeper {
 
     /// Checks that the kernel redirects a connect of the agent to the proxy, and that the proxy
     /// answers it.
-    pub async fn check_redirect(&self) {
+    async fn check_redirect(&self) {
         let Some(root) = self.roots.paths.iter().find(|root| root.exists()).cloned() else {
             return;
         };

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::agent::{self, Agent};
+use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::rules::HTTPBIN;
 use egress_tests::{Background, Lab, wait_until};
@@ -281,4 +283,43 @@ fn the_running_agent_explains_what_becomes_of_a_destination() {
             assert!(told.stdout.contains(part), "{verb:?}: {told:?}");
         }
     }
+}
+
+/// Asked for at the start, and never answered.
+const UNANSWERED: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: unanswered}
+spec:
+  hosts: [unanswered.example]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+";
+
+#[test]
+fn a_change_while_the_agent_starts_is_applied() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    lab.agent().unwrap().kill().unwrap();
+    lab.dns.fail(Fault::Silent);
+    lab.write_rules("unanswered.yaml", UNANSWERED).unwrap();
+    // An agent that takes over waits for the answer.
+    let binary = agent::binary().unwrap();
+    let next = Agent::spawn(&lab.agent_place(), &binary, &lab.agent_arguments()).unwrap();
+    lab.swap_agent(next).unwrap();
+    wait_until("the agent asks", Duration::from_secs(5), || {
+        let asked = lab.dns.queries();
+        asked
+            .iter()
+            .any(|(name, _)| name.starts_with("unanswered"))
+            .then_some(())
+    })
+    .unwrap();
+    lab.write_rules("bystander.yaml", BYSTANDER).unwrap();
+    lab.agent().unwrap().wait_ready().unwrap();
+    let to = SocketAddr::new(v4(host::BYSTANDER), 443);
+    wait_until("the rule is in force", Duration::from_secs(10), || {
+        lab.attempt("tcp", to).unwrap().passed().then_some(())
+    })
+    .unwrap();
 }

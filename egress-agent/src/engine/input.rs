@@ -127,10 +127,8 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Does not return the present set.
-    pub(super) fn after_first(feed: RulesFeed) -> Self {
-        let (mut sets, taken) = feed;
-        sets.mark_unchanged();
+    /// Those that the receiver has not seen.
+    pub(super) fn after_first((sets, taken): RulesFeed) -> Self {
         Self {
             sets: Some(sets),
             taken,

@@ -36,6 +36,14 @@ pub struct Feed<T> {
     pub problem: watch::Receiver<Option<String>>,
 }
 
+impl<T> Feed<T> {
+    /// The first result that the reader uses. Each later one is a change of `current`, also while the reader is not done
+    /// with this one.
+    pub fn first(&mut self) -> Arc<T> {
+        Arc::clone(&self.current.borrow_and_update())
+    }
+}
+
 /// What was made of the files.
 #[derive(Debug)]
 pub struct Compiled<T> {
