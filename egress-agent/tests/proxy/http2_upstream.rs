@@ -305,12 +305,7 @@ async fn a_slow_client_slows_its_origin() {
     .await;
     let bed = bed(origin).await;
     let mut client = Client::new(&bed).await;
-    let (response, _) = client.begin(get(HOST, "/"), true).await;
-    let mut body = timeout(PATIENCE, response)
-        .await
-        .unwrap()
-        .unwrap()
-        .into_body();
+    let mut body = client.body(get(HOST, "/")).await;
     // The origin stops at the windows in between.
     let mut before = usize::MAX;
     while before != count.load(Ordering::Relaxed) {

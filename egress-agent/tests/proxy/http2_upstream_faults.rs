@@ -56,12 +56,7 @@ async fn a_reset_after_the_head_resets_the_client() {
     .await;
     let bed = bed(origin).await;
     let mut client = Client::new(&bed).await;
-    let (response, _) = client.begin(get(HOST, "/"), true).await;
-    let mut body = timeout(PATIENCE, response)
-        .await
-        .unwrap()
-        .unwrap()
-        .into_body();
+    let mut body = client.body(get(HOST, "/")).await;
     assert_eq!(body.data().await.unwrap().unwrap(), "part");
     go.notify_one();
     let ended = timeout(PATIENCE, body.data())

@@ -39,6 +39,13 @@ impl Client {
         self.send.send_request(request, end).unwrap()
     }
 
+    /// Sends a request without a body. Returns the body of its response, unread.
+    pub async fn body(&mut self, request: Request<()>) -> RecvStream {
+        let (response, _) = self.begin(request, true).await;
+        let response = timeout(PATIENCE, response).await.unwrap();
+        response.unwrap().into_body()
+    }
+
     /// Sends a request without a body, and reads its whole response.
     pub async fn ask(&mut self, request: Request<()>) -> Result<Reply, h2::Error> {
         let (response, _) = self.begin(request, true).await;

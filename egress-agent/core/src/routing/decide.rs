@@ -4,13 +4,11 @@ use super::head::RequestHead;
 use super::inside::{canonical, within};
 use super::matching::{Fit, HttpMatch};
 use super::{
-    Cluster, DenialReason, Mirror, PolicyRoutes, PortRoutes, RouteTable, Share, Split, TlsRoute,
-    Turn, VirtualHost,
+    Cluster, DenialReason, Mirror, PortRoutes, RouteTable, Share, Split, TlsRoute, Turn,
+    VirtualHost,
 };
 use crate::http::authority::parse_authority;
-use crate::traffic::{
-    ClusterId, HeaderChanges, HttpAction, NoAction, PathSpec, RoutePolicy, UpstreamProtocol,
-};
+use crate::traffic::{HeaderChanges, HttpAction, NoAction, PathSpec, RoutePolicy};
 use egress_ebpf::ids::PolicyId;
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
@@ -198,16 +196,6 @@ impl RouteTable {
         listed().unwrap_or_else(|| self.unlisted(policy, dialled))
     }
 
-    /// Decides a flow that no name and no route for bytes lists.
-    fn unlisted(&self, policy: PolicyId, dialled: SocketAddr) -> TcpDecision {
-        let routes = self.policies.get(&policy);
-        let decided = routes.and_then(|r| {
-            r.pass_through(dialled)
-                .or_else(|| r.to_egress_proxy(dialled))
-        });
-        decided.unwrap_or(TcpDecision::Unlisted)
-    }
-
     /// Whether a running TLS connection with this server name is still listed, for any destination of its route.
     pub fn lists_server(&self, policy: PolicyId, dialled: SocketAddr, sni: Option<&str>) -> bool {
         let leads = |route: &Arc<TlsRoute>| {
@@ -242,16 +230,6 @@ impl RouteTable {
                 .find(dialled.ip(), |route| leads_somewhere(&route.to, dialled))
         };
         listed().unwrap_or_else(|| matches!(self.unlisted(policy, dialled), TcpDecision::Relay(_)))
-    }
-
-    /// Whether a policy denies nothing.
-    pub fn audits(&self, policy: PolicyId) -> bool {
-        self.policies.get(&policy).is_some_and(|p| p.audit)
-    }
-
-    /// The destination of a denied flow if its policy audits: the dialled address.
-    pub fn audited(&self, policy: PolicyId, dialled: SocketAddr) -> Option<Arc<Cluster>> {
-        self.audits(policy).then(|| Arc::new(passthrough(dialled)))
     }
 }
 
@@ -301,32 +279,6 @@ impl PortRoutes {
     }
 }
 
-impl PolicyRoutes {
-    /// The destination of a flow that may be reached on any port, whatever is spoken.
-    pub(super) fn passes(&self, dialled: SocketAddr) -> Option<Arc<Cluster>> {
-        match self.pass_through(dialled)? {
-            TcpDecision::Relay(cluster) => Some(cluster),
-            TcpDecision::RelayNonHttp(_)
-            | TcpDecision::Unlisted
-            | TcpDecision::NotCarriedOut(_) => None,
-        }
-    }
-
-    fn pass_through(&self, dialled: SocketAddr) -> Option<TcpDecision> {
-        let passes = !self.passthrough.is_empty() && within(&self.passthrough, dialled.ip());
-        passes.then(|| TcpDecision::Relay(Arc::new(passthrough(dialled))))
-    }
-
-    fn to_egress_proxy(&self, dialled: SocketAddr) -> Option<TcpDecision> {
-        let cluster = self.unlisted.as_ref()?;
-        if let Some(why) = &cluster.policy.denied {
-            return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
-        }
-        let leads = !cluster.missing && cluster.takes(dialled.ip());
-        leads.then(|| TcpDecision::Relay(Arc::clone(cluster)))
-    }
-}
-
 /// Whether a split leads a flow to a destination (true) or denies it (false). `None`: neither.
 fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
     let takes = |c: &Arc<Cluster>| !c.missing && c.policy.denied.is_none() && c.takes(dialled.ip());
@@ -337,16 +289,6 @@ fn leads_somewhere(split: &Split, dialled: SocketAddr) -> Option<bool> {
         .clusters()
         .any(|c| c.policy.denied.is_some())
         .then_some(false)
-}
-
-/// A cluster that dials the client's destination.
-fn passthrough(dialled: SocketAddr) -> Cluster {
-    Cluster {
-        id: ClusterId::new(ClusterId::PASSTHROUGH, dialled.port()),
-        original_dst: Some(dialled.port()),
-        protocol: UpstreamProtocol::AsClient,
-        ..Cluster::default()
-    }
 }
 
 impl VirtualHost {

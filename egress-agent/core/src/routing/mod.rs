@@ -20,6 +20,7 @@ mod reason;
 mod sniff;
 mod table;
 mod turns;
+mod unlisted;
 
 pub use by_address::{ByAddress, ByNetwork};
 pub use by_name::{ByName, Named, Rank};
