@@ -13,8 +13,8 @@ use core::ptr;
 pub struct Secret(pub [u64; Secret::WORDS]);
 
 impl Secret {
-    /// Two sums, each with a start value and a multiplier for each part.
-    pub const WORDS: usize = 2 * (PARTS + 1);
+    /// Two sums for each family, and the multiplier of [`of_peer`].
+    pub const WORDS: usize = 2 * (V4 + V6) + 1;
 
     /// The value before the loader has written the numbers. With it every digest is 0, which means
     /// "nothing".
@@ -28,40 +28,65 @@ impl Secret {
     }
 }
 
-/// Four words of the address; port and protocol; policy; generation.
-const PARTS: usize = 7;
+/// Numbers of an IPv4 sum: a start value, and one for each part (address; port and protocol).
+const V4: usize = 3;
+/// The same of an IPv6 sum: four words of the address; port and protocol.
+const V6: usize = 6;
 
-/// The word for "this destination passes under this policy with this generation". `under` has the policy's id
-/// and the generation, or another reason by which a destination passes. The word is 0 if the secret is not
-/// set, and otherwise as rarely as any other value.
+/// The word of a destination, in which each bit is random. It is 0 if the secret is not set.
 ///
 /// The address is taken as dialled, or as in the packet: two spellings of one address have two words.
 ///
-/// Each half is the upper half of a sum of products of 32-bit parts with random 64-bit numbers. Two different
-/// inputs, chosen without knowledge of these numbers, have the same half with a probability of 2⁻³² (M. Thorup,
-/// "High Speed Hashing for Integers and Strings", on vectors). The two halves use different numbers. So a
-/// destination that does not pass has the word of one that does with a probability of 2⁻⁶⁴, whatever a workload
-/// chooses: at a million datagrams a second, once in 500 000 years.
-#[must_use]
+/// Each half is the upper half of a random number plus products of pairs of 32-bit parts, each part plus a random
+/// 64-bit number. The halves of two different destinations, chosen without knowledge of these numbers, are
+/// independent random values (M. Thorup, "High Speed Hashing for Integers and Strings", pair-multiply-shift), and the
+/// two halves use different numbers. So whatever a workload chooses, the words of two destinations differ by a given
+/// value with a probability of 2⁻⁶⁴: at a million datagrams a second, once in 500 000 years.
 #[inline(always)]
-pub fn passed(secret: &Secret, to: &Destination, under: [u32; 2]) -> u64 {
-    let [a, b, c, d] = to.addr.be;
-    let service = u32::from(to.port) | (u32::from(to.proto) << 16);
-    let [first, second] = under;
-    let parts = [a, b, c, d, service, first, second].map(u64::from);
-    let half = |first: usize| {
-        let product = |n: usize| secret.word(first + 1 + n).wrapping_mul(parts[n]);
+fn destination(secret: &Secret, to: &Destination) -> u64 {
+    let [a, b, c, d] = to.addr.be.map(u64::from);
+    let service = u64::from(to.port) | (u64::from(to.proto) << 16);
+    let pair = |at: usize, one: u64, other: u64| {
+        let one = secret.word(at).wrapping_add(one);
+        one.wrapping_mul(secret.word(at + 1).wrapping_add(other))
+    };
+    let v4 = |first: usize| secret.word(first).wrapping_add(pair(first + 1, d, service));
+    let v6 = |first: usize| {
         secret
             .word(first)
-            .wrapping_add(product(0))
-            .wrapping_add(product(1))
-            .wrapping_add(product(2))
-            .wrapping_add(product(3))
-            .wrapping_add(product(4))
-            .wrapping_add(product(5))
-            .wrapping_add(product(6))
+            .wrapping_add(pair(first + 1, a, b))
+            .wrapping_add(pair(first + 3, c, d))
+            .wrapping_add(secret.word(first + 5).wrapping_mul(service))
     };
-    (half(0) & (u64::MAX << 32)) | (half(PARTS + 1) >> 32)
+    let (high, low) = if to.addr.is_v4() {
+        (v4(0), v4(V4))
+    } else {
+        (v6(2 * V4), v6(2 * V4 + V6))
+    };
+    (high & (u64::MAX << 32)) | (low >> 32)
+}
+
+/// The word for "this destination passes under this pair" of policy and generation, or of another reason. It is 0 if
+/// the secret is not set, and otherwise as rarely as any other value.
+///
+/// The words of one destination differ as its pairs do. Those of two destinations agree with a probability of 2⁻⁶⁴,
+/// whatever the pairs are (see `destination`).
+#[must_use]
+#[inline(always)]
+pub fn passed(secret: &Secret, to: &Destination, under: u64) -> u64 {
+    if secret.word(0) == 0 {
+        return 0;
+    }
+    destination(secret, to) ^ under
+}
+
+/// The word of a peer and a socket. It is a distance: two of them are near each other with the probability of two
+/// random numbers.
+#[must_use]
+#[inline(always)]
+pub fn of_peer(secret: &Secret, cookie: u64, peer: &Destination) -> u64 {
+    let socket = cookie.wrapping_mul(secret.word(Secret::WORDS - 1) | 1);
+    destination(secret, peer).wrapping_add(socket)
 }
 
 /// An odd number without a simple bit pattern (2⁶⁴ divided by the golden ratio).
@@ -94,7 +119,7 @@ pub unsafe fn chain_words(mut sum: u64, words: *const u64, count: usize) -> u64 
 
 #[cfg(test)]
 mod tests {
-    use super::{Secret, chain, passed};
+    use super::{Secret, chain, of_peer, passed};
     use crate::addr::Addr;
     use crate::decide::Destination;
     use core::net::IpAddr;
@@ -134,7 +159,7 @@ mod tests {
             },
         ] {
             for (policy, generation) in [(0, 1), (1, 1), (0, 2), (1, 2)] {
-                words.push(passed(&secret(), &destination, [policy, generation]));
+                words.push(passed(&secret(), &destination, generation << 32 | policy));
             }
         }
         let different: BTreeSet<u64> = words.iter().copied().collect();
@@ -143,7 +168,25 @@ mod tests {
 
     #[test]
     fn without_a_secret_nothing_passes() {
-        assert_eq!(passed(&Secret::UNSET, &to("::1", 53, 17), [5, 9]), 0);
+        assert_eq!(passed(&Secret::UNSET, &to("::1", 53, 17), 9 << 32 | 5), 0);
+    }
+
+    /// A socket's time of one peer is not near that of another socket or peer, or a stale word would pass for it.
+    #[test]
+    fn words_of_neighbouring_sockets_and_peers_are_far_apart() {
+        let secret = secret();
+        let mut words = Vec::new();
+        for cookie in 1..200 {
+            for port in 1..20 {
+                for peer in ["203.0.113.10", "2001:db8::10"] {
+                    words.push(of_peer(&secret, cookie, &to(peer, port, 17)));
+                }
+            }
+        }
+        words.sort_unstable();
+        // Of 7 562 random words, two are nearer than 2^32 with a probability of 1 %.
+        let nearest = words.windows(2).map(|two| two[1] - two[0]).min();
+        assert!(nearest.unwrap() > 1 << 32, "{nearest:?}");
     }
 
     /// Neighbours in every part, which a linear sum tells apart worst.
@@ -160,7 +203,7 @@ mod tests {
                         port: port << 8,
                         proto: 17,
                     };
-                    assert!(seen.insert(passed(&secret, &to, [0, 1])), "{to:?}");
+                    assert!(seen.insert(passed(&secret, &to, 1 << 32)), "{to:?}");
                 }
             }
         }

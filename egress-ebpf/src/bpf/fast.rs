@@ -9,7 +9,7 @@ use crate::bpf::skb::Skb;
 use crate::bpf::sock::Sock;
 use aya_ebpf::bindings::bpf_sock;
 use egress_ebpf::abi::{Mode, proto, socket_flag};
-use egress_ebpf::ids::{CgroupId, Generation, PolicyId};
+use egress_ebpf::ids::CgroupId;
 use egress_ebpf::packet::Plain;
 
 /// Whether a packet belongs to a flow that was allowed and still is. Nearly every packet does, and this check
@@ -54,8 +54,8 @@ struct Flow<'a> {
     sock: Sock<'a>,
     mode: Mode,
     accepted: bool,
-    /// The policy and generation that apply.
-    judged: (PolicyId, Generation),
+    /// The pair of policy and generation that applies.
+    judged: u64,
     device: u32,
     tcp_state: u32,
 }

@@ -105,13 +105,13 @@ pub fn judge_for(
     decide_for(&KernelTables, &applied.policy, to, shortest, In(netns))
 }
 
-/// The policy and generation of a socket's last verdict, if that policy has not changed since. Does not look up
-/// the owner.
+/// The pair of a socket's last verdict, if that policy has not changed since. Does not look up the owner.
 #[inline(always)]
-pub fn fresh(sock: Sock<'_>) -> Option<(PolicyId, Generation)> {
-    let (id, generation) = SocketState::of_pair(sock.judged());
+pub fn fresh(sock: Sock<'_>) -> Option<u64> {
+    let judged = sock.judged();
+    let (id, generation) = SocketState::of_pair(judged);
     let now = policy(id).policy.generation;
-    (now != Generation::NEVER && now == generation).then_some((id, generation))
+    (now != Generation::NEVER && now == generation).then_some(judged)
 }
 
 /// Whether a socket's stored verdict was made under the policy that applies now.
@@ -120,29 +120,28 @@ pub fn is_current(sock: Sock<'_>, applied: &Applied) -> bool {
     sock.judged() == applied.pair()
 }
 
-/// The policy's id with a bit that says whether the socket may broadcast. So a word that was stored before the
-/// socket could broadcast is not valid after it: only the egress hook, which sees the route, may allow its
+/// The word of an allowed destination of the socket's datagrams, under a pair of policy and generation.
+///
+/// It includes whether the socket may broadcast (bit 31, above every policy's id). So a word that was stored before
+/// the socket could broadcast is not valid after it: only the egress hook, which sees the route, may allow its
 /// datagrams then.
 #[inline(always)]
-fn by_route(sock: Sock<'_>, id: PolicyId) -> u32 {
-    id.0 | (u32::from(sock.may_broadcast()) << 31)
+fn word_of(sock: Sock<'_>, to: &Destination, pair: u64) -> u64 {
+    let by_route = u64::from(sock.may_broadcast()) << 31;
+    digest::passed(&SECRET, to, pair | by_route)
 }
 
 /// The word of a peer and a socket, which is added to the time in the table of peers. The table may give an
 /// element that a program reads to another peer, whose word is another one.
 #[inline(always)]
 pub fn of_peer(cookie: u64, peer: &Destination) -> u64 {
-    digest::passed(&SECRET, peer, [cookie as u32, (cookie >> 32) as u32])
+    digest::of_peer(&SECRET, cookie, peer)
 }
 
-/// Whether this is the last allowed destination of the socket's datagrams, under this policy and generation.
+/// Whether this is the last allowed destination of the socket's datagrams, under this pair of policy and generation.
 #[inline(always)]
-pub fn has_passed(
-    sock: Sock<'_>,
-    to: &Destination,
-    (id, generation): (PolicyId, Generation),
-) -> bool {
-    let word = digest::passed(&SECRET, to, [by_route(sock, id), generation.0]);
+pub fn has_passed(sock: Sock<'_>, to: &Destination, pair: u64) -> bool {
+    let word = word_of(sock, to, pair);
     word != 0 && sock.passed() == word
 }
 
@@ -232,9 +231,7 @@ pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Ve
         if verdict == Verdict::Dns {
             return;
         }
-        let id = by_route(sock, applied.id);
-        let word = digest::passed(&SECRET, to, [id, applied.policy.generation.0]);
-        sock.set_passed(word);
+        sock.set_passed(word_of(sock, to, applied.pair()));
     } else {
         sock.set_destination(to);
         sock.set_mode(sock.mode().dialled(action));

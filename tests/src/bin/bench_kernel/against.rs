@@ -143,63 +143,102 @@ fn list(folder: &Path, destinations: u32, export: &str) -> Result<()> {
 /// Samples of one place, in the order of the rounds.
 type Samples = Vec<Sample>;
 
+/// Samples without hooks, with those of this build and with the other's.
+type Compared = [Samples; 3];
+
+/// Two agents with the same rules, and a place without hooks.
+struct Contest {
+    this: Contender,
+    that: Contender,
+    open: NetNs,
+    plain: Cgroup,
+    /// Destinations of this build and of the other.
+    destinations: [u32; 2],
+}
+
+impl Contest {
+    fn start(cli: &Cli, other: &Path, entries: u32, policies: u32) -> Result<Self> {
+        let destinations = (entries / 2).max(1);
+        let this = Contender::start(&agent::binary()?, 15_001, destinations, policies)?;
+        // An older agent has less room, or needs too long.
+        let fewer = (cli.against_entries.unwrap_or(entries).min(entries) / 2).max(1);
+        let that = Contender::start(other, 15_002, fewer, policies.min(cli.against_policies))?;
+        Ok(Self {
+            this,
+            that,
+            open: namespace()?,
+            plain: Cgroup::new()?,
+            destinations: [destinations, fewer],
+        })
+    }
+
+    /// Adds the samples of all rounds of one call.
+    fn measure(&self, cli: &Cli, call: Call, samples: &mut Compared) -> Result<()> {
+        let [destinations, fewer] = self.destinations;
+        let mut workers = Vec::new();
+        for (netns, cgroup, destinations) in [
+            (&self.open, &self.plain, destinations),
+            (&self.this.netns, &self.this.client, destinations),
+            (&self.that.netns, &self.that.client, fewer),
+        ] {
+            workers.push(Worker::below(netns, cgroup, call, destinations)?);
+        }
+        for round in 0..cli.rounds {
+            // The order changes, so that each goes first, and before each other one, equally often.
+            let forward = round / 3 % 2 == 0;
+            for turn in 0..3 {
+                let turn = if forward { turn } else { 2 - turn };
+                let at = (round + turn) % 3;
+                samples[at].push(workers[at].batch()?);
+            }
+        }
+        if cli.programs {
+            for worker in &mut workers[1..] {
+                programs(call, worker)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Compares the hooks of this build with those of the agent at `other`.
 pub fn bench(cli: &Cli, other: &Path) -> Result<()> {
     introduce(cli.rounds)?;
-    println!("this build against {}", other.display());
+    println!(
+        "this build against {}, {} starts of both",
+        other.display(),
+        cli.starts
+    );
     let sizes = cli.policies.iter();
     let sizes =
         sizes.flat_map(|policies| cli.entries.iter().map(move |entries| (policies, entries)));
     for (policies, entries) in sizes {
-        let destinations = (*entries / 2).max(1);
         println!("\nSingle addresses, {entries} entries, {policies} policies");
-        let this = Contender::start(&agent::binary()?, 15_001, destinations, *policies)?;
-        // An older agent has less room, or needs too long.
-        let most = cli.against_entries.unwrap_or(*entries);
-        let fewer = (most.min(*entries) / 2).max(1);
-        let that = Contender::start(other, 15_002, fewer, *policies.min(&cli.against_policies))?;
-        if (fewer, *policies) != (destinations, *policies.min(&cli.against_policies)) {
+        let most = (
+            cli.against_entries.unwrap_or(*entries).min(*entries),
+            cli.against_policies.min(*policies),
+        );
+        if most != (*entries, *policies) {
             println!(
                 "  (the other agent has {} entries, {} policies)",
-                2 * fewer,
-                policies.min(&cli.against_policies)
+                most.0, most.1
             );
         }
-        let (open, plain) = (namespace()?, Cgroup::new()?);
-        for call in &cli.calls {
-            let mut workers = Vec::new();
-            for (netns, cgroup, destinations) in [
-                (&open, &plain, destinations),
-                (&this.netns, &this.client, destinations),
-                (&that.netns, &that.client, fewer),
-            ] {
-                let worker = Worker::below(netns, cgroup, *call, destinations)?;
-                workers.push((worker, Samples::new()));
+        let mut all = vec![Compared::default(); cli.calls.len()];
+        for _ in 0..cli.starts {
+            let contest = Contest::start(cli, other, *entries, *policies)?;
+            for (call, samples) in cli.calls.iter().zip(&mut all) {
+                contest.measure(cli, *call, samples)?;
             }
-            for round in 0..cli.rounds {
-                // The order changes, so that each goes first, and before each other one, equally often.
-                let forward = round / 3 % 2 == 0;
-                for turn in 0..3 {
-                    let turn = if forward { turn } else { 2 - turn };
-                    let (worker, samples) = &mut workers[(round + turn) % 3];
-                    samples.push(worker.batch()?);
-                }
-            }
-            if cli.programs {
-                for (worker, _) in &mut workers[1..] {
-                    programs(*call, worker)?;
-                }
-            }
-            let samples: Vec<Samples> = workers.into_iter().map(|(_, samples)| samples).collect();
-            if let [none, this, that] = &samples[..] {
-                report(*call, none, this, that);
-            }
+        }
+        for (call, samples) in cli.calls.iter().zip(&all) {
+            report(cli, *call, samples);
         }
     }
     Ok(())
 }
 
-fn report(call: Call, none: &[Sample], this: &[Sample], that: &[Sample]) {
+fn report(cli: &Cli, call: Call, [none, this, that]: &Compared) {
     println!("  {:<20} none   {}", call.name(), shown(none));
     let added = |hooks: &[Sample]| -> Vec<(f64, f64)> {
         let pairs = hooks.iter().zip(none).map(|(h, n)| h.cpu - n.cpu);
@@ -218,8 +257,22 @@ fn report(call: Call, none: &[Sample], this: &[Sample], that: &[Sample]) {
         );
     }
     let pairs = this_added.iter().zip(&that_added);
-    let pairs = pairs.map(|(this, that)| (this.0 - that.0, this.1 - that.1));
-    println!("  {:<20} this - other: {}", "", difference(pairs, "points"));
+    let pairs: Vec<(f64, f64)> = pairs
+        .map(|(this, that)| (this.0 - that.0, this.1 - that.1))
+        .collect();
+    println!(
+        "  {:<20} this - other: {}",
+        "",
+        difference(pairs.iter().copied(), "points")
+    );
+    if cli.starts > 1 {
+        let each = pairs.chunks(cli.rounds).map(|start| {
+            let ns = Spread::of(start.iter().map(|pair| pair.0)).median;
+            format!("{ns:+.1}")
+        });
+        let each: Vec<String> = each.collect();
+        println!("  {:<20} of each start: {} ns", "", each.join(", "));
+    }
 }
 
 /// Median, middle half and bounds of nanoseconds and of shares.

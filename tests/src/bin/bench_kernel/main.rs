@@ -40,6 +40,10 @@ struct Cli {
     /// Compare with the hooks of another agent's binary instead, in the same run.
     #[arg(long, value_name = "AGENT")]
     against: Option<PathBuf>,
+    /// How often both agents are started for each size, with --against. Where their programs and tables are in memory
+    /// moves a result more than the rounds of one start differ.
+    #[arg(long, default_value_t = 3)]
+    starts: usize,
     /// Policies of both agents, with --against. All but that of the calls are small.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     policies: Vec<u32>,
