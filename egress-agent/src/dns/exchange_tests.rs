@@ -1,8 +1,11 @@
 //! Questions of one socket and their answers, with a name server that a test plays.
 
 use super::*;
+use crate::dns::shared::{MOST_WRONG, SHARED};
 use hickory_resolver::proto::rr::RecordType;
 use std::net::UdpSocket as Plain;
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_millis(300);
@@ -100,6 +103,28 @@ async fn a_socket_is_shared_by_a_number_of_questions_for_a_short_time() {
     let old = shared(&server).await;
     tokio::time::sleep(SHARED).await;
     assert!(old.ask(&question(1)).unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_are_sent_together_arrive_each_once_and_their_errors_end_them() {
+    let server = Plain::bind("127.0.0.1:0").unwrap();
+    let socket = shared(&server).await;
+    let ask = |n| socket.ask_with_others(&question(n)).unwrap().unwrap();
+    let answers: Vec<_> = (0..100).map(ask).collect();
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in &answers {
+        let (message, from) = received(&server);
+        ids.insert(message[..2].to_vec());
+        server.send_to(&answered(&message), from).unwrap();
+    }
+    assert_eq!(ids.len(), answers.len());
+    for answer in answers {
+        let answer = timeout(LIMIT, answer).await.unwrap().unwrap();
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    drop(server);
+    let ended = timeout(LIMIT, ask(100)).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(NoAnswer::Socket(_))), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod name_servers;
 mod resolver;
 mod serve;
 mod server;
+mod shared;
 mod tls;
 mod transport;
 mod trust;

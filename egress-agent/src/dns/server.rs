@@ -3,7 +3,8 @@
 //!
 //! Owns that choice, and how often a question is asked. [`super::exchange`] decides which datagram is an answer.
 
-use super::exchange::{Exchange, NoAnswer};
+use super::exchange::Exchange;
+use super::shared::NoAnswer;
 use super::tls::{Link, OverTls};
 use super::transport::Transport;
 use crate::sockets::SocketFactory;

@@ -102,12 +102,15 @@ impl Inbox {
 #[derive(Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    to: Vec<(SocketAddr, Range<usize>)>,
+    to: Vec<Outgoing>,
 }
+
+/// A datagram's destination, which that of a connected socket needs not, and its bytes.
+type Outgoing = (Option<SocketAddr>, Range<usize>);
 
 impl Outbox {
     /// Adds a datagram that `write` appends to a buffer. One without bytes is not sent.
-    pub fn add(&mut self, to: SocketAddr, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn add(&mut self, to: Option<SocketAddr>, write: impl FnOnce(&mut Vec<u8>)) {
         let begin = self.bytes.len();
         write(&mut self.bytes);
         let end = self.bytes.len();
@@ -116,17 +119,30 @@ impl Outbox {
         }
     }
 
-    /// Sends all of them without waiting. One that cannot be sent is dropped, as the network may do.
-    pub fn send(&mut self, socket: &impl AsRawFd) {
-        for some in self.to.chunks(MOST) {
-            send(socket, &self.bytes, some);
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.to.is_empty()
+    }
+
+    /// Sends all of them without waiting. Calls `failed` for one that cannot be sent, with its place. If the socket has no
+    /// room, the rest is dropped, as the network may do.
+    pub fn send(&mut self, socket: &impl AsRawFd, mut failed: impl FnMut(usize, io::Error)) {
+        for (n, some) in self.to.chunks(MOST).enumerate() {
+            send(socket, &self.bytes, some, |at, error| {
+                failed(n * MOST + at, error);
+            });
         }
         self.to.clear();
         self.bytes.clear();
     }
 }
 
-fn send(socket: &impl AsRawFd, bytes: &[u8], datagrams: &[(SocketAddr, Range<usize>)]) {
+fn send(
+    socket: &impl AsRawFd,
+    bytes: &[u8],
+    datagrams: &[Outgoing],
+    mut failed: impl FnMut(usize, io::Error),
+) {
     // SAFETY: integers and pointers, which are set below.
     let (mut names, mut parts, mut headers): (
         [libc::sockaddr_storage; MOST],
@@ -140,12 +156,14 @@ fn send(socket: &impl AsRawFd, bytes: &[u8], datagrams: &[(SocketAddr, Range<usi
             iov_len: payload.len(),
         };
         let header = &mut headers[at].msg_hdr;
-        header.msg_name = (&raw mut names[at]).cast();
-        header.msg_namelen = put(*to, &mut names[at]);
+        if let Some(to) = to {
+            header.msg_name = (&raw mut names[at]).cast();
+            header.msg_namelen = put(*to, &mut names[at]);
+        }
         header.msg_iov = &raw mut parts[at];
         header.msg_iovlen = 1;
     }
-    let mut at = 0;
+    let (mut at, mut again) = (0, true);
     while at < datagrams.len() {
         // SAFETY: the pointers are to values of this function and its caller, with their lengths. The call writes the
         // sent lengths into the headers, and nothing into what they point to.
@@ -157,11 +175,19 @@ fn send(socket: &impl AsRawFd, bytes: &[u8], datagrams: &[(SocketAddr, Range<usi
                 libc::MSG_DONTWAIT,
             )
         };
-        match usize::try_from(sent) {
-            Ok(sent) => at += sent.max(1),
-            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => return,
-            // The first one cannot be sent, or its error is an ICMP error for an earlier one.
-            Err(_) => at += 1,
+        if let Ok(sent) = usize::try_from(sent) {
+            (at, again) = (at + sent.max(1), true);
+            continue;
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::WouldBlock => return,
+            // The first error may be an ICMP error for an earlier datagram.
+            _ if again => again = false,
+            _ => {
+                failed(at, error);
+                (at, again) = (at + 1, true);
+            }
         }
     }
 }
@@ -242,10 +268,10 @@ mod tests {
             let to = one.local_addr().unwrap();
             let many = MOST + 5;
             for n in 0..many {
-                outbox.add(to, |bytes| bytes.resize(bytes.len() + 1 + n, n as u8));
+                outbox.add(Some(to), |bytes| bytes.resize(bytes.len() + 1 + n, n as u8));
             }
-            outbox.add(to, |_| {});
-            outbox.send(&other);
+            outbox.add(Some(to), |_| {});
+            outbox.send(&other, |at, error| panic!("{at}: {error}"));
             let mut seen = Vec::new();
             loop {
                 let more = inbox.receive(&one).unwrap();
@@ -271,10 +297,12 @@ mod tests {
         let (one, other) = pair("127.0.0.1:0");
         let (mut outbox, mut inbox) = (Outbox::default(), Inbox::default());
         let to = one.local_addr().unwrap();
-        outbox.add(to, |bytes| bytes.resize(LONGEST + 1, 1));
-        outbox.add("[::1]:9".parse().unwrap(), |bytes| bytes.push(2));
-        outbox.add(to, |bytes| bytes.push(3));
-        outbox.send(&other);
+        outbox.add(Some(to), |bytes| bytes.resize(LONGEST + 1, 1));
+        outbox.add("[::1]:9".parse().ok(), |bytes| bytes.push(2));
+        outbox.add(Some(to), |bytes| bytes.push(3));
+        let mut failed = Vec::new();
+        outbox.send(&other, |at, _| failed.push(at));
+        assert_eq!(failed, [1]);
         inbox.receive(&one).unwrap();
         let seen: Vec<_> = inbox.received().map(|datagram| datagram.payload).collect();
         assert_eq!(seen, [None, Some(&[3][..])]);

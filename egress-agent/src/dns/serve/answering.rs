@@ -28,6 +28,8 @@ use tokio::time::timeout;
 
 /// A client gets the addresses that are still leased if name servers need longer (RFC 8767 §5).
 const PATIENCE: Duration = Duration::from_millis(1800);
+/// If as many queries wait, replies are sent together.
+const MANY: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -233,9 +235,10 @@ impl Server {
                 }
             }
         };
+        let many = self.waiting.in_use() >= MANY;
         for waiting in waiting {
             self.queries.ended(result);
-            waiting.reply(&content);
+            waiting.reply(&content, many);
         }
     }
 

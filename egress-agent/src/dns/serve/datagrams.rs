@@ -2,6 +2,7 @@
 
 use super::asker::Asker;
 use super::observe::QueryResult;
+use super::replies::Replies;
 use super::server::Server;
 use super::upstream::LIMIT;
 use super::waiting::Way;
@@ -45,7 +46,7 @@ async fn receive(socket: Arc<UdpSocket>, netns: NetnsCookie, server: &Arc<Server
         netns,
         port: local.port(),
         server,
-        way: Way::Datagram(Arc::clone(&socket)),
+        way: Way::Datagram(Replies::new(Arc::clone(&socket))),
     };
     loop {
         if socket.readable().await.is_err() {
@@ -125,13 +126,14 @@ impl Batch {
                 found
             };
             match (asker, datagram.payload) {
-                (Some(asker), Some(message)) => outbox.add(datagram.from, |reply| {
+                (Some(asker), Some(message)) => outbox.add(Some(datagram.from), |reply| {
                     server.take(message, &asker, &of.way, reply);
                 }),
                 _ => server.queries.ended(QueryResult::Dropped),
             }
         }
-        outbox.send(socket);
+        // A client that gets no reply asks again.
+        outbox.send(socket, |_, _| {});
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ mod below;
 mod cache;
 mod datagrams;
 mod observe;
+mod replies;
 mod server;
 mod shares;
 mod streams;

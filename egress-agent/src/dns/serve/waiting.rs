@@ -1,19 +1,19 @@
 //! How a reply reaches its client, and a query that waits for one.
 
 use super::asker::Asker;
+use super::replies::Replies;
 use super::shares::Place;
 use egress_core::dns::content::{Content, Transport};
 use egress_core::dns::query::Client;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 /// How a reply reaches its client.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Way {
     /// In a datagram from the socket that the query came to.
-    Datagram(Arc<UdpSocket>),
+    Datagram(Arc<Replies>),
     /// To the task that writes the client's stream.
     Stream(mpsc::Sender<Vec<u8>>),
 }
@@ -28,9 +28,17 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn reply(&self, content: &Content) {
-        let message = content.reply(&self.client, self.way.transport(), Duration::ZERO);
-        self.way.send(&self.asker, message);
+    /// Replies without waiting, `with_others` if there are more soon. A client that takes no reply asks again.
+    pub(super) fn reply(&self, content: &Content, with_others: bool) {
+        let (client, age) = (&self.client, Duration::ZERO);
+        match &self.way {
+            Way::Datagram(replies) => replies.send(self.asker.peer, with_others, |message| {
+                content.write(client, Transport::Udp, age, message);
+            }),
+            Way::Stream(writer) => {
+                drop(writer.try_send(content.reply(client, Transport::Tcp, age)));
+            }
+        }
     }
 }
 
@@ -40,14 +48,6 @@ impl Way {
         match self {
             Self::Datagram(_) => Transport::Udp,
             Self::Stream(_) => Transport::Tcp,
-        }
-    }
-
-    /// Sends a reply without waiting. A client that takes none asks again.
-    pub(super) fn send(&self, asker: &Asker, message: Vec<u8>) {
-        match self {
-            Self::Datagram(socket) => drop(socket.try_send_to(&message, asker.peer)),
-            Self::Stream(writer) => drop(writer.try_send(message)),
         }
     }
 }
