@@ -128,8 +128,9 @@ impl Shared {
         question: &Question,
     ) -> io::Result<Option<Answer>> {
         let mut asked = lock(&self.asked);
+        let is_first = asked.unsent.is_empty();
         let answer = self.add(&mut asked, question)?;
-        if asked.unsent.len() == 1 {
+        if is_first && answer.is_some() {
             let shared = Arc::clone(self);
             tokio::spawn(async move {
                 yield_now().await;

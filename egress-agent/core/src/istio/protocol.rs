@@ -19,6 +19,10 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// The names that [`Self::parse`] reads, as Istio writes them, for messages.
+    pub const NAMES: &str =
+        "HTTP, HTTP2, HTTP_PROXY, GRPC, GRPC-Web, HTTPS, TLS, TCP, UDP, Mongo, Redis, MySQL";
+
     /// Reads a name, in any case; `None` for the empty name and for unsupported ones.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name.to_ascii_lowercase().as_str() {
@@ -54,5 +58,17 @@ impl Protocol {
     /// Whether Istio treats it as a stream of bytes; TLS counts too.
     pub const fn is_tcp(self) -> bool {
         self.is_tls() || matches!(self, Self::Tcp | Self::Mongo | Self::Redis | Self::MySql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Protocol;
+
+    #[test]
+    fn each_name_of_a_message_is_read() {
+        for name in Protocol::NAMES.split(", ") {
+            assert!(Protocol::parse(name).is_some(), "{name}");
+        }
     }
 }

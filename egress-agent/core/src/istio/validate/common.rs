@@ -64,7 +64,10 @@ pub fn protocol(name: &str) -> Rule {
     if name.is_empty() || Protocol::parse(name).is_some() {
         return Ok(());
     }
-    Err(format!("unsupported protocol: {name}"))
+    Err(format!(
+        "unsupported protocol: {name} (supported: {})",
+        Protocol::NAMES
+    ))
 }
 
 /// From 0 to 100, whole.
