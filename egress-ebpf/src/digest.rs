@@ -16,8 +16,7 @@ impl Secret {
     /// Two sums for each family, and the multiplier of [`of_peer`].
     pub const WORDS: usize = 2 * (V4 + V6) + 1;
 
-    /// The value before the loader has written the numbers. With it every digest is 0, which means
-    /// "nothing".
+    /// The value before the loader has written the numbers. With it [`passed`] is always 0, which means "nothing".
     pub const UNSET: Self = Self([0; Self::WORDS]);
 
     /// The read is volatile, because the loader writes the numbers after compilation.
@@ -33,7 +32,7 @@ const V4: usize = 3;
 /// The same of an IPv6 sum: four words of the address; port and protocol.
 const V6: usize = 6;
 
-/// The word of a destination, in which each bit is random. It is 0 if the secret is not set.
+/// The word of a destination, in which each bit is random.
 ///
 /// The address is taken as dialled, or as in the packet: two spellings of one address have two words.
 ///

@@ -128,8 +128,9 @@ impl Leases {
         }
     }
 
-    /// A name is wanted, if it was not before.
-    pub fn add(&mut self, now: Instant, name: &Arc<str>) {
+    /// A name is wanted, if it was not before. Returns whether workloads had asked for it: it keeps its addresses, and
+    /// what they open and where the proxy dials must be computed anew.
+    pub fn add(&mut self, now: Instant, name: &Arc<str>) -> bool {
         if self.learned.forget(name) {
             // Its addresses stay; from now on the agent asks for it too.
             if let Some(state) = self.names.get_mut(name) {
@@ -138,7 +139,7 @@ impl Leases {
                 self.in_force.set_newest(name, &state.newest);
             }
             self.ask.insert((now, Arc::clone(name)));
-            return;
+            return true;
         }
         if !self.names.contains_key(name) {
             let fresh = Name {
@@ -150,6 +151,7 @@ impl Leases {
             self.unheard.insert(Arc::clone(name));
             self.addressless.insert(Arc::clone(name));
         }
+        false
     }
 
     /// A name is not wanted any more.

@@ -97,7 +97,7 @@ impl State {
         let mut hosts: BTreeMap<&Arc<str>, BTreeSet<IpAddr>> = BTreeMap::new();
         for (name, addresses) in moved {
             // A learned name has no service of its own, but hosts that list it.
-            let learned = !self.hosts.need(name);
+            let learned = !self.hosts.need(name) || self.promoted.contains(name);
             let listing = learned.then(|| self.hosts.covering(name));
             let users = self.hosts.users_of(name);
             for host in users.chain(listing.into_iter().flatten()) {

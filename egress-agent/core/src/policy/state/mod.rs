@@ -51,6 +51,9 @@ pub struct State {
     workloads: BTreeMap<CgroupId, (Workload, PolicyId)>,
     /// The hosts that the policies list, for people, and the names that their services need.
     pub(super) hosts: Hosts,
+    /// Names that workloads had asked for and that a service needs since. The wildcards above them still claim their
+    /// addresses.
+    promoted: BTreeSet<Arc<str>>,
     ops: Vec<TableOp>,
     due: VecDeque<Query>,
     /// The policies have changed since `routes` was built.
@@ -93,6 +96,7 @@ impl State {
             settings,
             policies: BTreeMap::new(),
             workloads: BTreeMap::new(),
+            promoted: BTreeSet::new(),
             ops: Vec::new(),
             due: VecDeque::new(),
             rebuilt: false,
@@ -142,7 +146,8 @@ impl State {
         }
     }
 
-    /// Asks for names that a service needs from now on, and forgets names that no service needs any more.
+    /// Asks for names that a service needs from now on, and forgets names that no service needs any more. Call
+    /// [`Self::handle_timeout`] when the policies are written.
     fn want(&mut self, now: Instant, needs: &Needs) {
         for name in &needs.fewer {
             if !self.hosts.need(name) {
@@ -150,16 +155,21 @@ impl State {
             }
         }
         for name in &needs.more {
-            if self.hosts.need(name) {
-                self.leases.add(now, name);
+            if self.hosts.need(name) && self.leases.add(now, name) {
+                self.promoted.insert(Arc::clone(name));
             }
         }
     }
 
     /// Handles leases that end and names that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let moved = self.leases.handle_timeout(now);
+        let mut moved = self.leases.handle_timeout(now);
+        for name in &self.promoted {
+            let addresses = moved.entry(Arc::clone(name)).or_default();
+            addresses.extend(self.leases.leased(name));
+        }
         self.relocate(&moved);
+        self.promoted.clear();
         self.leases.sweep(&moved);
         while let Some(name) = self.leases.poll_query(now) {
             self.due.push_back(Query { name });

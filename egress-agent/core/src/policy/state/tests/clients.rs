@@ -1,9 +1,10 @@
 //! Answers of workloads to table entries.
 
-use super::bench::Bench;
+use super::bench::{Bench, dialled};
 use super::{Settings, entry};
 use crate::policy::leases::store::Stored;
 use crate::policy::leases::{Answer, Lease};
+use crate::routing::TlsDecision;
 use egress_ebpf::ids::PolicyId;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -98,4 +99,59 @@ fn a_name_below_a_wildcard_opens_a_port_that_would_be_open_to_any_address() {
     bench.write();
     assert!(bench.entries().is_empty(), "its lease ended");
     assert_eq!(bench.state.names_learned(), 0);
+}
+
+const WILDCARD: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e}\nspec:\n  \
+     hosts: ['*.db.example']\n  ports: [{number: 5432, name: db, protocol: TCP}]\n";
+
+/// A workload's name below a wildcard gets a rule of its own, and later loses it again.
+#[test]
+fn a_wildcard_opens_nothing_for_a_name_that_a_later_rule_makes_the_agent_ask_for() {
+    let exact = entry(
+        "a.db.example",
+        "DNS",
+        "{number: 5433, name: db, protocol: TCP}",
+        "",
+    );
+    let mut bench = Bench::new(Settings::default(), &[WILDCARD]);
+    let own = lease("a.db.example", &["*.db.example"], "203.0.113.2");
+    bench.state.handle_leases(bench.now, &[own]);
+    bench.write();
+    assert_eq!(bench.entries(), ["203.0.113.2 5432 allow"]);
+    bench.rules(&[WILDCARD, &exact]);
+    assert_eq!(bench.entries(), ["203.0.113.2 5433 allow"]);
+    // The name moves, and the first address loses its lease.
+    bench.answer("a.db.example", &["203.0.113.3"]);
+    bench.now += Duration::from_secs(1200);
+    bench.answer("a.db.example", &["203.0.113.3"]);
+    bench.state.handle_timeout(bench.now);
+    bench.write();
+    assert_eq!(bench.entries(), ["203.0.113.3 5433 allow"]);
+    bench.rules(&[WILDCARD]);
+    assert!(bench.entries().is_empty(), "{:?}", bench.entries());
+}
+
+#[test]
+fn the_proxy_dials_the_address_that_a_workload_learned_before_the_rule_came() {
+    let wildcard = WILDCARD.replace("db, protocol: TCP", "tls, protocol: TLS");
+    let exact = entry(
+        "a.db.example",
+        "DNS",
+        "{number: 5432, name: tls, protocol: TLS}",
+        "",
+    );
+    let mut bench = Bench::new(Settings::default(), &[&wildcard]);
+    let own = lease("a.db.example", &["*.db.example"], "203.0.113.2");
+    bench.state.handle_leases(bench.now, &[own]);
+    bench.rules(&[&wildcard, &exact]);
+    for _ in 0..2 {
+        let routes = bench.state.routes();
+        let decision = routes.tls(PolicyId(0), dialled(5432), Some("a.db.example"), 0);
+        let TlsDecision::Forward(cluster) = decision else {
+            panic!("{decision:?}");
+        };
+        assert_eq!(cluster.endpoints[..], ["203.0.113.2:5432".parse().unwrap()]);
+        // The agent's own answer is the same.
+        bench.answer("a.db.example", &["203.0.113.2"]);
+    }
 }
