@@ -192,22 +192,26 @@ impl Shared {
         INBOX.with_borrow_mut(|inbox| {
             // An ICMP error: nothing is at the server's port, or on the way.
             let socket = &self.socket;
-            let failed = socket.try_io(Interest::ERROR, || socket.take_error());
+            let none = || io::Error::from(io::ErrorKind::WouldBlock);
+            // Sending may have taken the error. Without an error, the runtime has to wait for the next one.
+            let failed = socket.try_io(Interest::ERROR, || socket.take_error()?.ok_or_else(none));
+            let mut read = false;
             let received = socket.try_io(Interest::READABLE, || {
-                if inbox.receive(socket)? {
-                    return Ok(());
-                }
-                Err(io::ErrorKind::WouldBlock.into())
+                let more = inbox.receive(socket);
+                read = more.is_ok();
+                if more? { Ok(()) } else { Err(none()) }
             });
             let mut asked = lock(&self.asked);
             let received = received
                 .err()
                 .filter(|e| e.kind() != io::ErrorKind::WouldBlock);
-            if let Some(error) = failed.ok().flatten().or(received) {
+            if let Some(error) = failed.ok().or(received) {
                 asked.end(|| io::Error::from(error.kind()).into());
                 return false;
             }
-            for datagram in inbox.received() {
+            // Otherwise the inbox has the datagrams of another socket.
+            let arrived = read.then(|| inbox.received());
+            for datagram in arrived.into_iter().flatten() {
                 // One that arrived before the socket was connected can be from any sender.
                 let from_server = datagram.from == self.server;
                 let payload = datagram.payload.filter(|_| from_server);

@@ -7,10 +7,11 @@ use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::pods::Pod;
 use egress_tests::pods::cluster::Cluster;
+use egress_tests::probe::attempt;
 use egress_tests::queries::{NO_ERROR, REFUSED, script};
 use egress_tests::{Background, Lab, pinned, wait_until};
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -244,6 +245,21 @@ fn pods_reach_the_clusters_dns_as_before_and_egress_names_by_their_namespaces_ru
             dns.peers()
         );
     }
+    // A server in `internal` could be a workload's own: its answers for listed names open nothing.
+    let (pod, bystander) = (&pods[0], v4(host::BYSTANDER));
+    let listed = only_for("shop").replace("shop.example", "ext.shop.svc.cluster.local");
+    lab.rules("ext.yaml", &listed.replace("name: own", "name: ext"))
+        .unwrap();
+    dns.set("ext.shop.svc.cluster.local", &[bystander], 5);
+    for way in ["connected", "tcp"] {
+        wait_until("the cluster's server answers", SOON, || {
+            let answer = ask(pod, way, "ext.shop.svc.cluster.local");
+            (addresses(&answer) == [bystander]).then_some(())
+        })
+        .unwrap();
+    }
+    let connected = attempt(&pod.place(), "tcp", SocketAddr::new(bystander, 7)).unwrap();
+    assert_eq!(connected.errno, Some(libc::EPERM));
     let outside = dns
         .queries()
         .into_iter()

@@ -94,7 +94,7 @@ impl Server {
             }
             Decision::Forward(forward) => forward,
         };
-        let to = server_for(&directory, listing, asker, &forward);
+        let to = self.server_for(&directory, listing, asker, &forward);
         let key = Asked {
             share: asker.share,
             policy: listing.policy,
@@ -140,6 +140,25 @@ impl Server {
         };
         self.wait(key, forward, to, Arc::clone(&directory), waiting);
         true
+    }
+
+    /// The server to ask. A client's own server is asked only if the client may reach it. One of the agent's own is asked
+    /// from the agent's network namespace, where no workload can answer in its place.
+    fn server_for(
+        &self,
+        directory: &Directory,
+        listing: Listing<'_>,
+        asker: &Asker,
+        forward: &Forward,
+    ) -> To {
+        let (denies, at) = (listing.unlisted() == Unlisted::Denied, asker.server.ip());
+        match forward.upstream {
+            Upstream::Asked if self.upstreams.is_own(at) => To::Configured,
+            Upstream::Asked if !denies || is_inside(directory, at) => {
+                To::Server(asker.netns, asker.server)
+            }
+            Upstream::Asked | Upstream::Trusted => To::Configured,
+        }
     }
 
     /// Lets a query wait for a name server, which is asked unless it is already.
@@ -270,11 +289,9 @@ impl Server {
         if left_out > 0 {
             tracing::warn!(name = %asked.question.name, left_out, "DNS answer contains more addresses than a name may have; leaving out the rest");
         }
-        // A workload's own server could answer anything.
-        let trusted = match to {
-            To::Configured => true,
-            To::Server(_, at) => is_inside(directory, at.ip()),
-        };
+        // Any other server, also one in a network that every workload may reach, could be a workload's own and answer
+        // anything.
+        let trusted = to == To::Configured;
         let mut leases = if trusted { leases } else { Vec::new() };
         for lease in &mut leases {
             lease.workload = Some(asked.share);
@@ -358,17 +375,6 @@ impl UnderWay<'_> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         lock(&self.server.under_way).remove(self.asked);
-    }
-}
-
-/// The server to ask. A client's own server is asked only if the client may reach it.
-fn server_for(directory: &Directory, listing: Listing<'_>, asker: &Asker, forward: &Forward) -> To {
-    let denies = listing.unlisted() == Unlisted::Denied;
-    match forward.upstream {
-        Upstream::Asked if !denies || is_inside(directory, asker.server.ip()) => {
-            To::Server(asker.netns, asker.server)
-        }
-        Upstream::Asked | Upstream::Trusted => To::Configured,
     }
 }
 

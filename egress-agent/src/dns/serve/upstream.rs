@@ -10,7 +10,7 @@ use egress_core::dns::query::Question;
 use egress_ebpf::ids::NetnsCookie;
 use hickory_resolver::proto::op::Message;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,13 @@ impl Upstreams {
             configured: servers.make(CONCURRENT)?,
             others: Mutex::default(),
         })
+    }
+
+    /// Whether one of the agent's own servers has this address.
+    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let mut own = self.configured.iter();
+        own.any(|server| server.address.ip().to_canonical() == ip)
     }
 
     /// The server of a client.
