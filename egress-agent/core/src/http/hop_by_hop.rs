@@ -46,23 +46,36 @@ pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
     }
 }
 
+/// Fields that `connection` cannot name: they frame or address a message.
+const KEPT: [HeaderName; 7] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    HOST,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Whether a value of `connection` makes a field one of this hop.
+pub(super) fn is_nominated(connection: &[u8], name: &str) -> bool {
+    let mut tokens = connection
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii);
+    tokens.any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+        && !name.eq_ignore_ascii_case("keep-alive")
+        && !KEPT
+            .iter()
+            .any(|kept| name.eq_ignore_ascii_case(kept.as_str()))
+}
+
 /// Removes the fields of one hop, except those of an upgrade that continues.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
         .filter(|token| !token.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|token| token.parse().ok())
         .collect();
-    // A client cannot remove the fields that frame or address a message.
-    let kept = [
-        CONNECTION,
-        CONTENT_LENGTH,
-        HOST,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    for name in named.iter().filter(|name| !kept.contains(name)) {
+    for name in named.iter().filter(|name| !KEPT.contains(name)) {
         headers.remove(name);
     }
     // Few messages have any of them. One pass over all headers is faster than a search for each name.

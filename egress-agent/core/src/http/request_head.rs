@@ -4,6 +4,7 @@
 //! before the HTTP library sees a byte of it. It does not decide which hosts are allowed.
 
 use super::head_error::HeadError;
+use super::hop_by_hop::is_nominated;
 use super::method::is_known_method;
 use super::target::{Target, TargetError, parse_target};
 use std::mem::MaybeUninit;
@@ -92,7 +93,8 @@ pub(super) fn parse(
     if !host.bytes().all(is_of_authority) {
         return Err(HeadError::BadHost);
     }
-    if !removes_only_what_it_may(&fields(request.headers, "connection").join(&b',')) {
+    let connection = fields(request.headers, "connection").join(&b',');
+    if !removes_only_what_it_may(&connection) {
         return Err(HeadError::Connection);
     }
     let kind = || fields(request.headers, "content-type");
@@ -113,7 +115,9 @@ pub(super) fn parse(
         write_field(&mut bytes, "host", host.as_bytes());
     }
     let mut expect = None;
-    for header in request.headers.iter() {
+    // Fields of this hop are removed here, so that no route matches one that the origin does not get.
+    let ends_here = |name: &str| !connection.is_empty() && is_nominated(&connection, name);
+    for header in request.headers.iter().filter(|h| !ends_here(h.name)) {
         if header.name.eq_ignore_ascii_case("expect") {
             expect = Some(header.value.to_vec());
         } else if !(replaced && header.name.eq_ignore_ascii_case("host")) {

@@ -174,14 +174,20 @@ pub(super) async fn judged<B>(
         }
         denial
     })?;
-    let to = allowed.act.action.destinations();
-    ticket.record.cluster = to.map(|to| to.cluster.id.clone());
-    ticket.record.route = Some(allowed.act.policy.name.clone());
+    let mut note = |allowed: &Allowed| {
+        let to = allowed.act.action.destinations();
+        ticket.record.cluster = to.map(|to| to.cluster.id.clone());
+        ticket.record.route = Some(allowed.act.policy.name.clone());
+    };
+    note(&allowed);
     match allowed.act.policy.fault.delay {
         Some((fraction, time)) if !allowed.is_denied_upgrade() && fraction.takes(draw) => {
             ticket.record.flags = ticket.record.flags.with(ResponseFlag::DI);
             sleep(time).await;
-            judge.judge(request, authority)
+            // The rules may have changed, and the request may get another of several destinations.
+            let again = judge.judge(request, authority)?;
+            note(&again);
+            Ok(again)
         }
         Some(_) | None => Ok(allowed),
     }

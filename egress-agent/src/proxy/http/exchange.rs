@@ -67,10 +67,11 @@ pub(super) async fn exchange(
     }
     ticket.sends(&parts, authority(&parts));
     let http2 = session.is_http2(cluster);
-    if body.is_end_stream() && !http2 {
-        outgoing::without_body(&mut parts);
-    }
+    // Each copy is framed for its own upstream.
     let copies = begin_copies(session, to, allowed, &asking.authority, &parts, &body);
+    if !http2 {
+        outgoing::frame(&mut parts, !body.is_end_stream());
+    }
     let repeats = policy.retries.repeats_sent(speaks_grpc(&parts), http2);
     let keep = repeats.then_some(client);
     let mut attempts = Attempts {

@@ -10,7 +10,7 @@ use super::attempt_head::clone_of;
 use super::attempts::{Answered, Attempts};
 use super::interim::Interim;
 use super::judge::Allowed;
-use super::outgoing::{draw, without_body};
+use super::outgoing::{draw, frame};
 use super::request_body::{RequestEnd, RequestSource, deadline};
 use super::session::Session;
 use super::standing::Standing;
@@ -146,8 +146,8 @@ impl Copy {
             timeout: self.timeout,
         };
         prepare_copy(&mut self.parts.headers, &context);
-        if self.body.is_none() && !session.is_http2(cluster) {
-            without_body(&mut self.parts);
+        if !session.is_http2(cluster) {
+            frame(&mut self.parts, self.body.is_some());
         }
         let mut ticket = session.ticket().unrecorded();
         let counters = Arc::clone(&ticket.counters);

@@ -14,7 +14,7 @@ use egress_core::http::repeated::join_request;
 use egress_core::http::response_flags::ResponseFlags;
 use egress_core::http::trace::Span;
 use egress_core::routing::{RequestHead, Target};
-use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Uri};
 use std::fmt::Write as _;
@@ -59,9 +59,17 @@ pub(super) fn prepare(
     Some(())
 }
 
-/// Says that a request has no body, for the methods of which an origin may expect one (Envoy
-/// `source/common/http/http1/codec_impl.cc`).
-pub(super) fn without_body(parts: &mut Parts) {
+/// Says over HTTP/1.1 how the body of a request ends, or that there is none, for the methods of which an origin may
+/// expect one (Envoy `source/common/http/http1/codec_impl.cc`). hyper sends no body of unknown length with GET and HEAD
+/// unless the header says so.
+pub(super) fn frame(parts: &mut Parts, has_body: bool) {
+    if has_body {
+        if !parts.headers.contains_key(CONTENT_LENGTH) {
+            let chunked = HeaderValue::from_static("chunked");
+            parts.headers.insert(TRANSFER_ENCODING, chunked);
+        }
+        return;
+    }
     let bodiless = [
         Method::GET,
         Method::HEAD,

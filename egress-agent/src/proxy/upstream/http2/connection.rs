@@ -128,7 +128,9 @@ impl Connection {
             return;
         }
         self.room.lists.clear();
-        if streams.closing {
+        // One that takes no further request would only hold its place.
+        if streams.closing || !streams.held.may_serve(&self.pool) {
+            streams.closing = true;
             return self.finish(streams);
         }
         let limit = streams.held.idle_limit(&self.pool);
