@@ -121,6 +121,40 @@ async fn the_timeout_of_the_route_ends_the_wait() {
 }
 
 #[tokio::test]
+async fn a_timeout_in_the_queue_does_not_count_against_the_endpoint() {
+    let mut origin = slow("origin").await;
+    let from = destination("192.0.2.1:80");
+    let bed = Bed::with(PortRoutes::default(), Some(from), Limits::default()).await;
+    let pool = rule(
+        "trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}, \
+         outlierDetection: {consecutive5xxErrors: 1, baseEjectionTime: 60s, maxEjectionPercent: 100}}",
+    );
+    let to = "route: [{destination: {host: a.example}}]";
+    let routes = format!(
+        "{{hosts: [a.example], http: [{{match: [{{uri: {{prefix: /t}}}}], timeout: 0.2s, {to}}}, {{{to}}}]}}"
+    );
+    let routes = object("VirtualService", &routes);
+    bed.put(rules(
+        origin.at,
+        "protocol: HTTP",
+        &format!("{pool}---\n{routes}"),
+    ));
+    let (mut first, mut second) = (bed.client().await, bed.client().await);
+    first.send(get(HOST, "/a").as_bytes()).await;
+    assert_eq!(origin.asked.recv().await, Some(0));
+    let waited = timeout(PATIENCE, second.ask(&get(HOST, "/t")))
+        .await
+        .unwrap();
+    assert_eq!(waited.status(), 504);
+    origin.go.add_permits(2);
+    assert_eq!(first.message().await.unwrap().status(), 200);
+    let after = timeout(PATIENCE, second.ask(&get(HOST, "/a")))
+        .await
+        .unwrap();
+    assert_eq!((after.status(), after.text()), (200, "origin"));
+}
+
+#[tokio::test]
 async fn the_wait_ends_with_the_time_that_a_connection_may_be_silent() {
     let mut origin = slow("origin").await;
     let from = destination("192.0.2.1:80");

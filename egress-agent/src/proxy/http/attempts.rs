@@ -47,6 +47,8 @@ pub(super) struct Attempts<'a> {
     pub(super) interim: &'a Interim,
     pub(super) body: RequestSource,
     pub(super) end: Arc<RequestEnd>,
+    /// The endpoint that has the request and has not answered yet.
+    pub(super) asked: Option<SocketAddr>,
 }
 
 impl Attempts<'_> {
@@ -136,9 +138,9 @@ impl Attempts<'_> {
         LocalReply::no_healthy_upstream()
     }
 
-    /// The route's timeout passed during the attempt at this address.
-    pub(super) fn late(&self, address: Option<SocketAddr>) {
-        if let Some(address) = address {
+    /// The route's timeout passed. As in Envoy, it counts against an endpoint only if that had the request.
+    pub(super) fn late(&self) {
+        if let Some(address) = self.asked {
             self.supply.note(address, Err(&Lost::Timeout));
         }
     }
@@ -146,7 +148,7 @@ impl Attempts<'_> {
     /// One attempt, which `spends` the head when it sends the request. If the origin closed a kept connection before any
     /// byte of the response, it is replaced, provided that the request was not sent or may be sent twice.
     async fn attempt(
-        &self,
+        &mut self,
         head: &mut Head,
         spends: bool,
         (address, peer): (SocketAddr, Option<&Peer>),
@@ -164,7 +166,7 @@ impl Attempts<'_> {
                 let repeatable = self.body.is_empty() && head.is_idempotent();
                 self.supply.begin(&mut upstream, address, ticket)?;
                 let request = self.request(head, spends && !repeatable)?;
-                match self.ask(&mut upstream, request).await? {
+                match self.ask(address, &mut upstream, request).await? {
                     Ok(response) => return Ok(Answered { response, upstream }),
                     Err(Unanswered { unsent, reset }) => match unsent.map(Request::into_parts) {
                         Some((parts, _)) => *head = Head::new(parts),
@@ -185,7 +187,7 @@ impl Attempts<'_> {
         ticket.record.upstream = Some(address);
         self.supply.begin(&mut upstream, address, ticket)?;
         let request = self.request(head, spends)?;
-        match self.ask(&mut upstream, request).await? {
+        match self.ask(address, &mut upstream, request).await? {
             Ok(response) => Ok(Answered { response, upstream }),
             Err(Unanswered { reset, .. }) => Err(Lost::after(reset)),
         }
@@ -200,24 +202,29 @@ impl Attempts<'_> {
 
     /// Sends a request and waits for the head of the response. `Err` if the attempt's own time limit passes before.
     async fn ask(
-        &self,
+        &mut self,
+        address: SocketAddr,
         upstream: &mut Carrier<RequestBody>,
         request: Request<RequestBody>,
     ) -> Result<Result<Response<MessageBody>, Unanswered<RequestBody>>, Lost> {
+        self.asked = Some(address);
         let asking = upstream.ask(request, self.interim.clone().passing());
-        let Some(limit) = self.policy.per_try_timeout() else {
-            return Ok(asking.await);
+        let answer = if let Some(limit) = self.policy.per_try_timeout() {
+            let connected = Instant::now();
+            let passed = async {
+                let from = self.end.wait().await.max(connected);
+                sleep_until(from + limit).await;
+            };
+            tokio::select! {
+                biased;
+                answer = asking => Ok(answer),
+                () = passed => Err(Lost::Timeout),
+            }
+        } else {
+            Ok(asking.await)
         };
-        let connected = Instant::now();
-        let passed = async {
-            let from = self.end.wait().await.max(connected);
-            sleep_until(from + limit).await;
-        };
-        tokio::select! {
-            biased;
-            answer = asking => Ok(answer),
-            () = passed => Err(Lost::Timeout),
-        }
+        self.asked = None;
+        answer
     }
 
     /// Keeps the connection of a response that does not go to the client, if it is between two requests.

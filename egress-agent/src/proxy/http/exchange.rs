@@ -46,8 +46,7 @@ pub(super) async fn exchange(
     end: Arc<RequestEnd>,
     mut ticket: Ticket,
 ) -> Response<ReplyBody> {
-    let client = &session.client;
-    let (cluster, policy) = (&to.cluster, &allowed.act.policy);
+    let (client, cluster, policy) = (&session.client, &to.cluster, &allowed.act.policy);
     let downstream = allowed.is_websocket().then(|| on(&mut request));
     let (mut parts, body) = request.into_parts();
     let affinity = Affinity::of(client, cluster, &parts);
@@ -82,6 +81,7 @@ pub(super) async fn exchange(
         interim: &asking.interim,
         body: RequestSource::new(Some(body), &end, &ticket.counters, keep, copies),
         end: Arc::clone(&end),
+        asked: None,
     };
     let mut deadline = deadline(policy.timeout, Arc::clone(&end));
     let mut late = false;
@@ -98,7 +98,7 @@ pub(super) async fn exchange(
         }
     };
     if late {
-        attempts.late(ticket.record.upstream);
+        attempts.late();
     }
     let Answered {
         mut response,

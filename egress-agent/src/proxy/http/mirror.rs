@@ -163,6 +163,7 @@ impl Copy {
             interim: &Interim::http1(&session.control),
             body: RequestSource::new(body, &end, &counters, None, Vec::new()),
             end: Arc::clone(&end),
+            asked: None,
         };
         let answered = async {
             let Answered { response, upstream } =
