@@ -57,25 +57,28 @@ const KEPT: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-/// Whether a value of `connection` makes a field one of this hop.
-pub(super) fn is_nominated(connection: &[u8], name: &str) -> bool {
-    let mut tokens = connection
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii);
-    tokens.any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
-        && !name.eq_ignore_ascii_case("keep-alive")
-        && !KEPT
-            .iter()
-            .any(|kept| name.eq_ignore_ascii_case(kept.as_str()))
+/// Whether `connection` can make a field one of this hop by naming it.
+fn may_be_named(token: &[u8]) -> bool {
+    let is = |name: &str| token.eq_ignore_ascii_case(name.as_bytes());
+    !is("keep-alive") && !KEPT.iter().any(|kept| is(kept.as_str()))
+}
+
+/// The fields that a value of `connection` names.
+pub(super) fn named_by(connection: &[u8]) -> Vec<&[u8]> {
+    let tokens = connection.split(|byte| *byte == b',');
+    let tokens = tokens.map(<[u8]>::trim_ascii);
+    tokens
+        .filter(|token| !token.is_empty() && may_be_named(token))
+        .collect()
 }
 
 /// Removes the fields of one hop, except those of an upgrade that continues.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter(|token| !token.eq_ignore_ascii_case("keep-alive"))
+        .filter(|token| may_be_named(token.as_bytes()))
         .filter_map(|token| token.parse().ok())
         .collect();
-    for name in named.iter().filter(|name| !KEPT.contains(name)) {
+    for name in &named {
         headers.remove(name);
     }
     // Few messages have any of them. One pass over all headers is faster than a search for each name.

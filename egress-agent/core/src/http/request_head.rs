@@ -4,7 +4,7 @@
 //! before the HTTP library sees a byte of it. It does not decide which hosts are allowed.
 
 use super::head_error::HeadError;
-use super::hop_by_hop::is_nominated;
+use super::hop_by_hop::named_by;
 use super::method::is_known_method;
 use super::target::{Target, TargetError, parse_target};
 use std::mem::MaybeUninit;
@@ -116,7 +116,12 @@ pub(super) fn parse(
     }
     let mut expect = None;
     // Fields of this hop are removed here, so that no route matches one that the origin does not get.
-    let ends_here = |name: &str| !connection.is_empty() && is_nominated(&connection, name);
+    let named = named_by(&connection);
+    let ends_here = |name: &str| {
+        named
+            .iter()
+            .any(|n| name.as_bytes().eq_ignore_ascii_case(n))
+    };
     for header in request.headers.iter().filter(|h| !ends_here(h.name)) {
         if header.name.eq_ignore_ascii_case("expect") {
             expect = Some(header.value.to_vec());
