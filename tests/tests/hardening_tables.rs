@@ -8,7 +8,7 @@ use egress_core::policy::tables::{Action, Table, Target, Transport};
 use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::decide::{Destination, NO_NETWORK, Tables as _};
 use egress_ebpf::ids::TableId;
-use egress_ebpf::table::Entry;
+use egress_ebpf::table::{Entry, Key};
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
@@ -227,14 +227,33 @@ fn a_table_that_is_full_changes_by_as_many_as_leave_it() {
         assert_eq!(gate.tables.apply(&ops).unwrap(), 0, "from {first} on");
         assert_eq!(gate.tables.in_use()[1].used as u32, limit);
     }
-    // No pending write makes room for one more.
+    // No pending write makes room for more.
     let table = gate.planner.policies()[&DEFAULT_POLICY].table;
-    let key = Target::network("192.0.2.0/31".parse().unwrap(), 443, Transport::Udp)[0].key();
+    let net = |text: &str| Target::network(text.parse().unwrap(), 443, Transport::Udp)[0].key();
     let action = Action::Allow.number();
-    let one = [TableOp::Put(table, Entry { key, action })];
-    assert!(gate.tables.fits(&one).is_err());
-    gate.tables.expect(&one);
-    assert_eq!(gate.tables.apply(&one).unwrap(), 1);
+    let late = ["192.0.2.0/31", "192.0.2.2/31", "192.0.2.4/31"].map(net);
+    let more = late.map(|key| TableOp::Put(table, Entry { key, action }));
+    assert!(gate.tables.fits(&more).is_err());
+    gate.tables.expect(&more);
+    assert_eq!(gate.tables.apply(&more).unwrap(), 3);
+    // An entry that found no room is written once there is some, unless it has been deleted since.
+    let view = gate.tables.view();
+    let found = |key: &Key| {
+        let to = Destination {
+            addr: key.addr(),
+            port: key.port(),
+            proto: key.proto(),
+        };
+        view.find(table, 0, &to).is_some()
+    };
+    let delete = |key: Key| [TableOp::Delete(table, key)];
+    assert_eq!(gate.tables.apply(&delete(late[0])).unwrap(), 0);
+    let leaves = |n: u32| net(&format!("{}/31", address(2 * (limit + n))));
+    assert_eq!(gate.tables.apply(&delete(leaves(0))).unwrap(), 0);
+    assert_eq!(late.each_ref().map(found), [false, true, false]);
+    assert_eq!(gate.tables.in_use()[1].used as u32, limit);
+    assert_eq!(gate.tables.apply(&delete(leaves(1))).unwrap(), 0);
+    assert_eq!(late.each_ref().map(found), [false, true, true]);
 }
 
 #[test]

@@ -13,9 +13,7 @@ use super::policies::Policies;
 use anyhow::Context as _;
 use aya::Pod;
 use aya::maps::{HashMap, MapData};
-use egress_ebpf::abi::{
-    DEFAULT_POLICY, FlowOrigin, Mode, Owner, Policy, SocketState, policy_flag, proto,
-};
+use egress_ebpf::abi::{DEFAULT_POLICY, FlowOrigin, Mode, Owner, SocketState, policy_flag, proto};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::decide::{Destination, decide};
 use egress_ebpf::ids::{CgroupId, PolicyId};
@@ -136,9 +134,9 @@ impl Live {
             return None;
         }
         let id = self.owner_policy(state.cgroup)?;
-        let policy = self.policies.get(id);
-        let judged = state.judged == SocketState::pair(id, policy.generation);
-        if judged || self.lists(&policy, state.dialled, state.port) {
+        let judged = SocketState::pair(id, self.policies.get(id).generation);
+        let policy = || self.owner_policy(state.cgroup).unwrap_or(id);
+        if state.judged == judged || self.lists(policy, state.dialled, state.port) {
             return None;
         }
         Some(Ended {
@@ -150,8 +148,8 @@ impl Live {
     }
 
     fn unlisted_origin(&self, origin: &FlowOrigin) -> bool {
-        let id = self.owner_policy(origin.cgroup).unwrap_or(origin.policy);
-        !self.lists(&self.policies.get(id), origin.addr, origin.port)
+        let policy = || self.owner_policy(origin.cgroup).unwrap_or(origin.policy);
+        !self.lists(policy, origin.addr, origin.port)
     }
 
     /// The policy of the deepest owner that has one, as `policy_of` of the programs finds it. `None` if it
@@ -165,7 +163,9 @@ impl Live {
         (!above.is_empty()).then(|| above.iter().find_map(own).unwrap_or(DEFAULT_POLICY))
     }
 
-    fn lists(&self, policy: &Policy, addr: Addr, port: u16) -> bool {
+    /// Whether the policy that `id` returns lists a destination. The tables may change meanwhile, and those of a former
+    /// policy are emptied, so a flow is unlisted only if the policy is the same before and after the lookup.
+    fn lists(&self, id: impl Fn() -> PolicyId, addr: Addr, port: u16) -> bool {
         // The connect has decided between proxy and direct. Any port here means that a proxy exists;
         // port 0 cannot be the flow's own destination.
         let to = Destination {
@@ -173,11 +173,19 @@ impl Live {
             port,
             proto: proto::TCP,
         };
-        policy.flags & policy_flag::AUDIT != 0
-            || !matches!(
-                decide(&self.tables, policy, &to, || Some(0)),
-                Verdict::Deny(_)
-            )
+        let mut policy = self.policies.get(id());
+        loop {
+            let listed = policy.flags & policy_flag::AUDIT != 0
+                || !matches!(
+                    decide(&self.tables, &policy, &to, || Some(0)),
+                    Verdict::Deny(_)
+                );
+            let now = self.policies.get(id());
+            if listed || now == policy {
+                return listed;
+            }
+            policy = now;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::room::{Room, TooMany};
 use egress_ebpf::ids::TableId;
-use egress_ebpf::table::{Lengths, MAX_LENGTHS};
+use egress_ebpf::table::{Entry, Key, Lengths, MAX_LENGTHS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Single addresses that all tables together have room for.
@@ -43,6 +43,10 @@ pub struct Rules {
     /// Deletions of the present operations that are not carried out yet. By as many entries the tables may
     /// exceed the limit, because insertions come before the deletions.
     leaving: [usize; 2],
+    /// Entries that found no room, with their actions, until they find some or are deleted.
+    left_out: BTreeMap<TableId, BTreeMap<Key, u32>>,
+    /// Entries were deleted since the last look at `left_out`.
+    freed: bool,
 }
 
 impl Rules {
@@ -54,6 +58,8 @@ impl Rules {
             drafts: BTreeMap::new(),
             gone: BTreeSet::new(),
             leaving: [0, 0],
+            left_out: BTreeMap::new(),
+            freed: false,
         }
     }
 
@@ -128,8 +134,8 @@ impl Rules {
         }
     }
 
-    /// Carries out insertions. Returns how many found no room. Programs see entries of a new table after
-    /// [`Self::settle`].
+    /// Carries out insertions. Returns how many found no room; [`Self::put_left_out`] tries these again. Programs see
+    /// entries of a new table after [`Self::settle`].
     pub fn put(&mut self, ops: &[TableOp]) -> usize {
         let mut used = self.used();
         let mut left_out = 0;
@@ -137,36 +143,61 @@ impl Rules {
             let TableOp::Put(id, entry) = *op else {
                 continue;
             };
-            let kind = kind(&entry.key);
-            let full = used[kind] >= self.room.0[kind] + self.leaving[kind];
-            let added = if let Some(draft) = self.drafts.get_mut(&id) {
-                (!full && draft.add(entry)).then_some(1)
-            } else if let Some(slots) = self.live.get_mut(&id) {
-                let more = usize::from(!slots.holds(&entry.key));
-                let placed = (!full || more == 0)
-                    && (slots.put(&entry) || {
-                        let mut draft = slots.draft();
-                        let added = draft.add(entry);
-                        if added {
-                            self.drafts.insert(id, draft);
-                        }
-                        added
-                    });
-                placed.then_some(more)
-            } else {
-                let mut draft = Draft::default();
-                let added = !full && draft.add(entry);
-                if added {
-                    self.drafts.insert(id, draft);
-                }
-                added.then_some(1)
-            };
-            match added {
-                Some(more) => used[kind] += more,
-                None => left_out += 1,
+            if !self.put_one(id, entry, &mut used) {
+                let others = self.left_out.entry(id).or_default();
+                others.insert(entry.key, entry.action);
+                left_out += 1;
             }
         }
         left_out
+    }
+
+    /// Inserts entries that found no room before, as far as there is room since entries were deleted.
+    pub fn put_left_out(&mut self) {
+        if !std::mem::take(&mut self.freed) || self.left_out.is_empty() {
+            return;
+        }
+        let mut used = self.used();
+        for (id, mut entries) in std::mem::take(&mut self.left_out) {
+            // A table that has no room for one entry may have to be copied to find that out, so its others wait too.
+            while let Some((key, action)) = entries.pop_first() {
+                if !self.put_one(id, Entry { key, action }, &mut used) {
+                    entries.insert(key, action);
+                    self.left_out.insert(id, entries);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Inserts an entry. Returns whether there is room for it.
+    fn put_one(&mut self, id: TableId, entry: Entry, used: &mut [usize; 2]) -> bool {
+        let kind = kind(&entry.key);
+        let full = used[kind] >= self.room.0[kind] + self.leaving[kind];
+        let added = if let Some(draft) = self.drafts.get_mut(&id) {
+            (!full && draft.add(entry)).then_some(1)
+        } else if let Some(slots) = self.live.get_mut(&id) {
+            let more = usize::from(!slots.holds(&entry.key));
+            let placed = (!full || more == 0)
+                && (slots.put(&entry) || {
+                    let mut draft = slots.draft();
+                    let added = draft.add(entry);
+                    if added {
+                        self.drafts.insert(id, draft);
+                    }
+                    added
+                });
+            placed.then_some(more)
+        } else {
+            let mut draft = Draft::default();
+            let added = !full && draft.add(entry);
+            if added {
+                self.drafts.insert(id, draft);
+            }
+            added.then_some(1)
+        };
+        used[kind] += added.unwrap_or(0);
+        added.is_some()
     }
 
     /// Carries out deletions, which programs see at once. [`Self::settle`] removes a table that has become
@@ -178,6 +209,10 @@ impl Rules {
             };
             let leaving = &mut self.leaving[kind(&key)];
             *leaving = leaving.saturating_sub(1);
+            self.freed = true;
+            if let Some(others) = self.left_out.get_mut(&id) {
+                others.remove(&key);
+            }
             if let Some(slots) = self.live.get_mut(&id) {
                 slots.delete(&key);
                 if slots.count() == [0, 0] {
@@ -190,6 +225,8 @@ impl Rules {
     /// Removes a table with the next [`Self::settle`].
     pub fn drop_table(&mut self, id: TableId) {
         self.live.remove(&id);
+        self.left_out.remove(&id);
+        self.freed = true;
         self.gone.insert(id);
     }
 

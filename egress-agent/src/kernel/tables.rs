@@ -23,6 +23,9 @@ pub struct Tables {
     proxies: HashMap<MapData, NetnsCookie, ProxyPort>,
     flows: HashMap<MapData, FlowKey, FlowOrigin>,
     listeners: SkStorage<MapData, u32>,
+    grace: Grace,
+    /// Programs that run may have read a policy's former table, or a cgroup's former policy.
+    switched: bool,
 }
 
 /// The kind of an operation. Neighbours of one kind are carried out together.
@@ -54,6 +57,10 @@ impl Tables {
     ) -> anyhow::Result<Self> {
         let outer = Outer::of(&map("TABLES")?, &map("VACANT")?)?;
         Ok(Self {
+            grace: outer
+                .grace()
+                .context("duplicating the descriptors of the tables")?,
+            switched: false,
             policies: PolicyWriter::of(&map("POLICIES")?, map("GENERATION")?)?,
             owners: map("OWNERS")?.try_into()?,
             rules: Rules::of(outer, max_networks),
@@ -115,24 +122,42 @@ impl Tables {
                     left_out += self.rules.put(run);
                     self.rules.settle()
                 }
-                Step::Delete => {
-                    self.rules.delete(run);
-                    Ok(())
-                }
+                Step::Delete => self.wait_for_readers().map(|()| self.rules.delete(run)),
                 Step::Other => run.iter().try_for_each(|op| self.apply_other(op)),
             }
             .with_context(|| format!("applying {} operations like {:?}", run.len(), run[0]))?;
         }
+        self.rules.put_left_out();
         self.rules.settle()?;
         Ok(left_out)
     }
 
     fn apply_other(&mut self, op: &TableOp) -> anyhow::Result<()> {
         match op {
-            TableOp::SetPolicy(id, policy) => self.policies.set(*id, policy)?,
-            TableOp::DeletePolicy(id) => self.policies.remove(*id),
-            TableOp::DropTable(id) => self.rules.drop_table(*id),
+            TableOp::SetPolicy(id, policy) => {
+                let before = self.policies.read().get(*id);
+                let differs = (before.table, before.flags) != (policy.table, policy.flags);
+                self.switched |= differs && before.generation != Generation::NEVER;
+                self.policies.set(*id, policy)?;
+            }
+            TableOp::DeletePolicy(id) => {
+                self.wait_for_readers()?;
+                self.policies.remove(*id);
+            }
+            TableOp::DropTable(id) => {
+                self.wait_for_readers()?;
+                self.rules.drop_table(*id);
+            }
             TableOp::Put(..) | TableOp::Delete(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for the programs that may still use what no policy and no cgroup refers to any more. Without that, one of
+    /// them could deny what the former and the present rules list.
+    fn wait_for_readers(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.switched) {
+            self.grace.wait()?;
         }
         Ok(())
     }
@@ -176,6 +201,7 @@ impl Tables {
     /// Sets the policy of a cgroup and of those below it. With `None` they have the policy of the next owner
     /// above, or the default policy.
     pub fn set_owner(&mut self, cgroup: CgroupId, policy: Option<PolicyId>) -> anyhow::Result<()> {
+        self.switched = true;
         match policy {
             Some(policy) => self
                 .owners
