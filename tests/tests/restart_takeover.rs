@@ -11,7 +11,7 @@ use egress_tests::place::Place;
 use egress_tests::pods::Pods;
 use egress_tests::readiness::spawn;
 use egress_tests::takeover::{self, Load, Noticed, SOON};
-use egress_tests::{Lab, wait_until};
+use egress_tests::{Background, Lab, LabOptions, wait_until};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
 use std::ffi::OsString;
@@ -182,6 +182,38 @@ fn a_successor_that_dies_before_it_takes_over_leaves_the_old_agent_serving() {
     assert!(said.contains("ended before it took over"), "{said}");
     end_of(old);
     assert_served(load, &lab, "a successor died", DENIED);
+}
+
+#[test]
+fn a_successor_that_is_late_still_makes_the_old_agent_stop() {
+    let mut lab = Lab::start_with(LabOptions::flags(&["--drain-deadline=1m"])).unwrap();
+    takeover::list(&lab, 0).unwrap();
+    // The drain waits for this request, which ends with the client's input.
+    let mut upload = lab.command("curl").unwrap();
+    upload.args(["-s", "-T", "-", "http://httpbin.org/sink"]);
+    let upload = Background::start(upload).unwrap();
+    wait_until("its request is at the origin", SOON, || {
+        let use_of = lab.status().ok()?["proxyUse"]["connections"]["used"].as_u64();
+        (use_of? > 0).then_some(())
+    })
+    .unwrap();
+    lab.agent().unwrap().signal(Signal::TERM).unwrap();
+    let mut next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    let old = lab.agent().unwrap();
+    let says = |what: &'static str| move |line: &str| line.contains(what);
+    let hands = says("handing over to another agent");
+    old.wait_line(0, SOON, "it hands over", hands).unwrap();
+    next.signal(Signal::STOP).unwrap();
+    let waits = says("the next agent is not ready yet");
+    old.wait_line(0, SOON, "it does not wait longer", waits)
+        .unwrap();
+    next.signal(Signal::CONT).unwrap();
+    next.wait_ready().unwrap();
+    let stops = says("another agent took over");
+    old.wait_line(0, SOON, "it stops accepting", stops).unwrap();
+    assert!(old.is_running(), "the request is on its way");
+    drop(upload);
+    end_of(lab.swap_agent(next).unwrap());
 }
 
 #[test]

@@ -7,13 +7,15 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::gate::lock::{self, Lock};
 use crate::proxy::Drain;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// How long to wait for a next agent to appear: one that was started at the same moment needs this.
 const APPEARS: Duration = Duration::from_millis(500);
@@ -54,28 +56,19 @@ pub async fn leave(leaving: Leaving<'_>, config: &Config, mut taken: impl FnMut(
     };
     // The offer must exist by now: the next agent looks for it as soon as it has the lock.
     drop(lock);
-    let Some(offer) = offer else {
+    let Some(mut offer) = offer else {
         return close(engine, drain, deadline).await;
     };
-    let now = Instant::now();
-    let until = [now + APPEARS, now + TAKES_OVER];
-    let mut successor = offer.next(&engine.listeners(), until, &mut taken).await;
-    if successor.is_none() {
-        let over = Instant::now() + deadline;
-        let listeners = engine.listeners();
-        let next = offer.next(&listeners, [over, over], &mut taken);
-        tokio::select! {
-            _ = timeout_at(over, drain.retire()) => {}
-            next = next => successor = next,
-        }
-    }
-    let Some(successor) = successor else {
+    if !offer
+        .serve_on(&engine.listeners(), drain, deadline, &mut taken)
+        .await
+    {
+        // The offer ends after that: a next agent that asks to stop accepting learns it then.
         return close(engine, drain, LAST).await;
-    };
+    }
     drain.start(Instant::now() + deadline);
     engine.close_listeners().await;
-    // If the next agent has ended since, nobody waits for this message.
-    let _ = successor.send(Word::Done, &[]).await;
+    offer.say_done().await;
     tracing::info!("another agent took over; draining");
     drop(offer);
     engine.drained().await;
@@ -101,6 +94,8 @@ struct Offer {
     listener: AsyncFd<OwnedFd>,
     path: PathBuf,
     folder: File,
+    /// The next agent that appeared. For it, a closed channel means that this agent does not accept any more.
+    successor: Option<Channel>,
 }
 
 impl Drop for Offer {
@@ -121,27 +116,69 @@ impl Offer {
             folder: File::open(bpf_dir)?,
             listener: listener(&path)?,
             path,
+            successor: None,
         })
     }
 
-    /// Returns the next agent once it has asked this one to stop accepting. `None` if no agent has
-    /// appeared by the first time, or none has taken over by the second.
-    async fn next(
-        &self,
+    /// Returns true once a next agent has asked this one to stop accepting. If none appears or is ready in time, the
+    /// open connections are asked to end meanwhile; returns false when they have.
+    async fn serve_on(
+        &mut self,
         listeners: &[BorrowedFd<'_>],
-        [appears, takes_over]: [Instant; 2],
+        drain: &Drain,
+        deadline: Duration,
         taken: &mut impl FnMut(),
-    ) -> Option<Channel> {
+    ) -> bool {
+        let now = Instant::now();
+        let appeared = Cell::new(false);
+        let mut asked = pin!(self.asked_to_stop(listeners, || {
+            appeared.set(true);
+            taken();
+        }));
+        let patience = async {
+            sleep_until(now + APPEARS).await;
+            if appeared.get() {
+                sleep_until(now + TAKES_OVER).await;
+                tracing::warn!(
+                    "the next agent is not ready yet; open connections are asked to end"
+                );
+            }
+        };
+        tokio::select! {
+            asked = &mut asked => return asked,
+            () = patience => {}
+        }
+        let over = Instant::now() + deadline;
+        tokio::select! {
+            asked = asked => asked,
+            _ = timeout_at(over, drain.retire()) => false,
+        }
+    }
+
+    /// Tells the next agent that this one has stopped accepting. It may have ended since.
+    async fn say_done(&self) {
+        if let Some(successor) = &self.successor {
+            let _ = successor.send(Word::Done, &[]).await;
+        }
+    }
+
+    /// Hands the listeners over to each agent that appears. Returns true once one of them asks this agent to stop
+    /// accepting, and false if none can appear any more.
+    async fn asked_to_stop(
+        &mut self,
+        listeners: &[BorrowedFd<'_>],
+        mut taken: impl FnMut(),
+    ) -> bool {
         loop {
-            let channel = match timeout_at(appears, accept(&self.listener)).await {
-                Ok(Ok(channel)) => channel,
-                Ok(Err(error)) => {
+            let channel = match accept(&self.listener).await {
+                Ok(channel) => self.successor.insert(channel),
+                Err(error) => {
                     tracing::warn!(%error, "the handover socket failed");
-                    return None;
+                    return false;
                 }
-                Err(_) => return None,
             };
-            match timeout(PATIENCE, self.hand_over(&channel, listeners, taken)).await {
+            let handed = hand_over(&self.folder, channel, listeners, &mut taken);
+            match timeout(PATIENCE, handed).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "handing over to another agent failed; serving on");
@@ -149,30 +186,30 @@ impl Offer {
                 }
                 Err(_) => continue,
             }
-            match timeout_at(takes_over, channel.receive()).await {
-                Ok(Ok((Word::Stop, _))) => return Some(channel),
-                Ok(_) => tracing::warn!("the next agent ended before it took over; serving on"),
-                Err(_) => return None,
+            if let Ok((Word::Stop, _)) = channel.receive().await {
+                return true;
             }
+            tracing::warn!("the next agent ended before it took over; serving on");
         }
     }
+}
 
-    async fn hand_over(
-        &self,
-        channel: &Channel,
-        listeners: &[BorrowedFd<'_>],
-        taken: &mut impl FnMut(),
-    ) -> io::Result<()> {
-        let (word, with) = channel.receive().await?;
-        let [shown] = <[OwnedFd; 1]>::try_from(with).map_err(|_| ErrorKind::InvalidData)?;
-        if word != Word::Here || !lock::is_held_by(&self.folder, shown)? {
-            return Err(io::Error::other("the client does not hold the gate's lock"));
-        }
-        taken();
-        tracing::info!("handing over to another agent; serving until it is ready");
-        for some in listeners.chunks(MOST) {
-            channel.send(Word::Listeners, some).await?;
-        }
-        channel.send(Word::All, &[]).await
+/// Gives the listeners to an agent that shows the lock of the pins' folder, and notifies `taken` of it.
+async fn hand_over(
+    folder: &File,
+    channel: &Channel,
+    listeners: &[BorrowedFd<'_>],
+    taken: &mut impl FnMut(),
+) -> io::Result<()> {
+    let (word, with) = channel.receive().await?;
+    let [shown] = <[OwnedFd; 1]>::try_from(with).map_err(|_| ErrorKind::InvalidData)?;
+    if word != Word::Here || !lock::is_held_by(folder, shown)? {
+        return Err(io::Error::other("the client does not hold the gate's lock"));
     }
+    taken();
+    tracing::info!("handing over to another agent; serving until it is ready");
+    for some in listeners.chunks(MOST) {
+        channel.send(Word::Listeners, some).await?;
+    }
+    channel.send(Word::All, &[]).await
 }
