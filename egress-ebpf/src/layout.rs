@@ -19,6 +19,8 @@ pub struct Layout {
     pub transparent: u32,
     /// Bit of `sock.sk_userlocks` that is set if bind() named the address (`SOCK_BINDADDR_LOCK`).
     pub bound: u32,
+    /// Bit `sock.sk_kern_sock`.
+    pub of_kernel: u32,
     /// Byte of `sock.sk_receive_queue`, a `sk_buff_head`.
     pub receive_queue: u32,
     /// Byte of `udp_sock.reader_queue`, a `sk_buff_head`.
@@ -37,13 +39,14 @@ impl Layout {
         freebind: 0,
         transparent: 0,
         bound: 0,
+        of_kernel: 0,
         receive_queue: 0,
         reader_queue: 0,
         known: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 40);
+const _: () = assert!(size_of::<Layout>() == 44);
 
 #[cfg(feature = "user")]
 // SAFETY: `#[repr(C)]`, integers only, no padding (size asserted above).

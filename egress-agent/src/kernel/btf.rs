@@ -46,7 +46,7 @@ pub fn layout() -> Result<Layout, String> {
     };
     found.map_err(|why| {
         format!(
-            "subnet broadcast addresses in listed networks, foreign IPv6 source addresses where net.ipv6.ip_nonlocal_bind is set, and answers later than 120 s to a datagram that is read with MSG_PEEK: {why}; keep that sysctl at 0 and list no network that holds a subnet's broadcast address"
+            "subnet broadcast addresses in listed networks, foreign IPv6 source addresses where net.ipv6.ip_nonlocal_bind is set, neighbour discovery by raw sockets from before the gate, and answers later than 120 s to a datagram that is read with MSG_PEEK: {why}; keep that sysctl at 0 and list no network that holds a subnet's broadcast address"
         )
     })
 }
@@ -82,6 +82,9 @@ fn places() -> Result<Layout, String> {
         freebind: flag("freebind", "INET_FLAGS_FREEBIND")?,
         transparent: flag("transparent", "INET_FLAGS_TRANSPARENT")?,
         bound: userlocks + BINDADDR_LOCK_BIT,
+        of_kernel: types
+            .bit(&["sock", "sk_kern_sock"])
+            .ok_or("the kernel's types have no sock.sk_kern_sock")?,
         receive_queue: byte(&["sock", "sk_receive_queue"])?,
         reader_queue: byte(&["udp_sock", "reader_queue"])?,
         known: 1,
@@ -234,6 +237,7 @@ mod tests {
             layout.freebind / 8,
             layout.transparent / 8,
             layout.bound / 8,
+            layout.of_kernel / 8,
             layout.receive_queue,
             layout.reader_queue,
         ] {

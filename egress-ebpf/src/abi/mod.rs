@@ -195,6 +195,8 @@ pub struct DenySeen {
 pub const REPEAT_NS: u64 = 1_000_000_000;
 /// The most events of one CPU in [`REPEAT_NS`]. Further ones are counted as lost.
 pub const EVENTS_PER_WINDOW: u64 = 1000;
+/// The most events of one cgroup in [`REPEAT_NS`], on all CPUs, so that a workload leaves its neighbours' denials room.
+pub const EVENTS_PER_CGROUP: u64 = 250;
 
 /// A peer that wrote to a datagram socket first, and may be answered.
 #[repr(C)]

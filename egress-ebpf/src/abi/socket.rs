@@ -30,7 +30,7 @@ use core::mem::size_of;
 /// | `answered` | a listener's answer, on any CPU | egress of streams | one word, which is valid only together with the `mode` that it was written for. Each `connect` changes the mode, so a late write has no effect |
 /// | `dialled`, `port` | `connect` and egress of streams, under the lock | egress of streams under the lock, `getpeername` under the lock, the agent's dump | the lock. The agent may read a mixture and end the connection or not. The egress hook judges the packets in any case |
 /// | `heard_at`, `heard` | `recvmsg`, under the lock | the same | the lock |
-/// | `broadcasts` | `setsockopt`, without the lock | `sendmsg`, egress of datagrams | one byte that is set and never cleared; `passed` includes it |
+/// | `broadcasts` | `setsockopt`, without the lock | `sendmsg`, egress of datagrams | one byte that is set and never cleared, before the kernel allows the first broadcast |
 /// | `pid`, `comm` | `connect`, `sendmsg`, under the lock | events, the origin of a redirected flow (under the lock) | an event of a datagram may show halves of two names; no verdict depends on them |
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -161,7 +161,7 @@ fn judged(
             }
         }
     } else if !sent.is_udp() {
-        return other(ctx, sent, known, applied, forged);
+        return other(ctx, sk, sent, known, applied, forged);
     }
     by_header(ctx, sk, sent, known, applied, forged)
 }
@@ -228,18 +228,20 @@ fn rejudge(sock: Sock<'_>, applied: &Applied, tcp_state: u32) -> Judged {
 }
 
 /// Judges a packet of a socket that is neither TCP nor UDP: raw, ping, SCTP and others. In a network namespace
-/// that a workload created, these include the kernel's own sockets. `sock_create` does not run for those, so
-/// they have no owner. They may do neighbour discovery and answer on loopback.
+/// that a workload created, these include the kernel's own sockets, which may do neighbour discovery and answer on
+/// loopback. A workload's socket may not, and where the kernel's types do not tell them apart, one that is older than
+/// the gate may too.
 #[inline(always)]
 fn other(
     ctx: &SkBuffContext,
+    sk: *mut bpf_sock,
     sent: &Sent,
     known: Option<Sock<'_>>,
     applied: &Applied,
     forged: bool,
 ) -> Judged {
     let owned = known.is_some_and(|sock| sock.mode().has(socket_flag::OWNED));
-    if !owned {
+    if !owned && sender::may_be_of_kernel(sk) {
         let home = sent.device == LOOPBACK && !forged;
         let link = sent.protocol == proto::ICMPV6 as u32 && is_neighbour_talk(&Skb(ctx));
         if home || link {

@@ -1,5 +1,6 @@
 //! connect(): judges the destination and, for a flow that needs the proxy, redirects it there.
 
+use crate::bpf::answers::{answers, cookie};
 use crate::bpf::claims::{older_claims, stream_claims};
 use crate::bpf::context::{destination4, destination6, redirect4, redirect6, sock_of};
 use crate::bpf::dns;
@@ -93,6 +94,10 @@ fn gate(ctx: &SockAddrContext, to: &Destination, hook: Hook) -> (Verdict, u16) {
     // backstop judges each datagram. A socket that asks a DNS server is redirected by its connect or not at all.
     if to.proto == proto::UDP && matches!(verdict, Verdict::Deny(reason) if reason != Reason::NoDns)
     {
+        // Nor is an answer remembered, so the egress hook asks for the peer's own datagram each time.
+        if matches!(verdict, Verdict::Deny(Reason::NotListed)) && answers(cookie(ctx), to) {
+            return (Verdict::Allow, 0);
+        }
         let stream = Destination {
             proto: proto::TCP,
             ..*to

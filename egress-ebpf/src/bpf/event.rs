@@ -1,14 +1,16 @@
 //! Denials: what an auditing policy does with them, and their events.
 //!
-//! The same denial has one event in a second, which has the number of repeats. The number of events of a CPU in a
-//! second is limited too. Denials without an event are counted.
+//! The same denial has one event in a second, which has the number of repeats. The number of events of a cgroup and of
+//! a CPU in a second is limited too. Denials without an event are counted.
 
 use crate::bpf::judge::Applied;
-use crate::bpf::maps::{DENIES, EVENTS, RATE, count};
+use crate::bpf::maps::{DENIES, EVENT_SHARES, EVENTS, RATE, count};
+use crate::bpf::share::within_share;
 use crate::bpf::sock::Sock;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use egress_ebpf::abi::{
-    DenyEvent, DenyKey, DenySeen, EVENTS_PER_WINDOW, NO_POLICY, REPEAT_NS, counter, policy_flag,
+    DenyEvent, DenyKey, DenySeen, EVENTS_PER_CGROUP, EVENTS_PER_WINDOW, NO_POLICY, REPEAT_NS,
+    counter, policy_flag,
 };
 use egress_ebpf::decide::Destination;
 use egress_ebpf::ids::{CgroupId, PolicyId};
@@ -67,12 +69,15 @@ fn emit(
         count(counter::REPEATED);
         return;
     };
-    if !within_rate(at) {
+    let within = within_share(&EVENT_SHARES, EVENTS_PER_CGROUP, key.cgroup, at) && within_rate(at);
+    let slot = if within {
+        EVENTS.reserve::<DenyEvent>(0)
+    } else {
+        None
+    };
+    let Some(mut slot) = slot else {
         count(counter::EVENTS_LOST);
-        return;
-    }
-    let Some(mut slot) = EVENTS.reserve::<DenyEvent>(0) else {
-        count(counter::EVENTS_LOST);
+        next_is_first(&key, repeated);
         return;
     };
     let mut event = DenyEvent {
@@ -119,6 +124,18 @@ fn first_in_window(key: &DenyKey, at: u64) -> Option<u64> {
     // Without room in the map every denial counts as the first one. The rate limits their events.
     let _ = DENIES.insert(key, &DenySeen { at, repeated: 0 }, 0);
     Some(repeated)
+}
+
+/// A denial had no event, so the next one with its key has one, if there is room by then.
+#[inline(always)]
+fn next_is_first(key: &DenyKey, repeated: u64) {
+    if let Some(seen) = DENIES.get_ptr_mut(key) {
+        // SAFETY: as in `first_in_window`.
+        unsafe {
+            (*seen).at = 0;
+            (*seen).repeated = repeated + 1;
+        }
+    }
 }
 
 #[inline(always)]

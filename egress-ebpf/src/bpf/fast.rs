@@ -33,6 +33,7 @@ pub fn is_settled(
         return false;
     }
     let flow = Flow {
+        skb,
         sk,
         sock,
         mode,
@@ -50,6 +51,7 @@ pub fn is_settled(
 
 /// The allowed flow of a socket's state.
 struct Flow<'a> {
+    skb: &'a Skb<'a>,
     sk: *mut bpf_sock,
     sock: Sock<'a>,
     mode: Mode,
@@ -83,7 +85,12 @@ impl Flow<'_> {
         } else {
             !plain.to.addr.is_loopback()
         };
-        from_here && has_passed(self.sock, &plain.to, self.judged)
+        // Only the egress hook sees the route. A broadcast must be listed itself, which the backstop checks.
+        let may_broadcast =
+            self.device != LOOPBACK && plain.to.addr.is_v4() && self.sock.may_broadcast();
+        from_here
+            && has_passed(self.sock, &plain.to, self.judged)
+            && !(may_broadcast && sender::is_broadcast(self.skb.0))
     }
 }
 

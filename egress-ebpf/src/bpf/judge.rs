@@ -9,7 +9,7 @@ use core::ptr;
 use egress_ebpf::abi::{DNS_SLOTS, NO_POLICY, Policy, SocketState, action, proto};
 use egress_ebpf::decide::{Destination, Listeners, decide, decide_for};
 use egress_ebpf::digest::{self, Secret};
-use egress_ebpf::ids::{Generation, NetnsCookie, PolicyId};
+use egress_ebpf::ids::{CgroupId, Generation, NetnsCookie, PolicyId};
 use egress_ebpf::verdict::{Reason, Verdict};
 
 /// The loader writes a new secret at each load, so that words which sockets stored under another one are judged
@@ -24,6 +24,9 @@ pub struct Applied {
     pub policy: Policy,
     /// The reason for the denials if the policy has no generation.
     missing: Reason,
+    /// The socket's cgroup is not known, so this is the default policy. The first packet shows the cgroup, perhaps on
+    /// another CPU meanwhile, so no verdict under it is stored.
+    provisional: bool,
 }
 
 impl Applied {
@@ -34,6 +37,7 @@ impl Applied {
             id: NO_POLICY,
             policy: Policy::default(),
             missing,
+            provisional: false,
         }
     }
 
@@ -61,8 +65,12 @@ pub fn policy_of(sock: Sock<'_>) -> Applied {
             return last;
         }
     }
-    match owner::policy_id(sock.cgroup()) {
-        Ok(id) => policy(id),
+    let cgroup = sock.cgroup();
+    match owner::policy_id(cgroup) {
+        Ok(id) => Applied {
+            provisional: cgroup == CgroupId(0),
+            ..policy(id)
+        },
         Err(reason) => Applied::none(reason),
     }
 }
@@ -79,6 +87,7 @@ pub fn policy(id: PolicyId) -> Applied {
         id,
         policy: Policy::of_word(word),
         missing: Reason::State,
+        provisional: false,
     }
 }
 
@@ -120,17 +129,6 @@ pub fn is_current(sock: Sock<'_>, applied: &Applied) -> bool {
     sock.judged() == applied.pair()
 }
 
-/// The word of an allowed destination of the socket's datagrams, under a pair of policy and generation.
-///
-/// It includes whether the socket may broadcast (bit 31, above every policy's id). So a word that was stored before
-/// the socket could broadcast is not valid after it: only the egress hook, which sees the route, may allow its
-/// datagrams then.
-#[inline(always)]
-fn word_of(sock: Sock<'_>, to: &Destination, pair: u64) -> u64 {
-    let by_route = u64::from(sock.may_broadcast()) << 31;
-    digest::passed(&SECRET, to, pair | by_route)
-}
-
 /// The word of a peer and a socket, which is added to the time in the table of peers. The table may give an
 /// element that a program reads to another peer, whose word is another one.
 #[inline(always)]
@@ -139,9 +137,12 @@ pub fn of_peer(cookie: u64, peer: &Destination) -> u64 {
 }
 
 /// Whether this is the last allowed destination of the socket's datagrams, under this pair of policy and generation.
+///
+/// It was allowed as one host. A datagram of a socket that may broadcast can have another route than the last one, so
+/// the egress hook looks at the route of each (`sender::is_broadcast`).
 #[inline(always)]
 pub fn has_passed(sock: Sock<'_>, to: &Destination, pair: u64) -> bool {
-    let word = word_of(sock, to, pair);
+    let word = digest::passed(&SECRET, to, pair);
     word != 0 && sock.passed() == word
 }
 
@@ -225,21 +226,23 @@ pub fn remember(sock: Sock<'_>, applied: &Applied, to: &Destination, verdict: Ve
         Verdict::Proxy | Verdict::Dns => action::PROXY,
         Verdict::Deny(_) => return,
     };
-    sock.set_judged(applied.pair());
+    renew(sock, applied);
     if to.proto == proto::UDP {
         // The egress hook publishes the owner of each redirected datagram.
-        if verdict == Verdict::Dns {
+        if verdict == Verdict::Dns || applied.provisional {
             return;
         }
-        sock.set_passed(word_of(sock, to, applied.pair()));
+        sock.set_passed(digest::passed(&SECRET, to, applied.pair()));
     } else {
         sock.set_destination(to);
         sock.set_mode(sock.mode().dialled(action));
     }
 }
 
-/// Notes that the policy that applies now allows a stream too.
+/// Notes that the policy that applies now allows the socket's destination too.
 #[inline(always)]
 pub fn renew(sock: Sock<'_>, applied: &Applied) {
-    sock.set_judged(applied.pair());
+    if !applied.provisional {
+        sock.set_judged(applied.pair());
+    }
 }

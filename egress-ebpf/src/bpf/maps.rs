@@ -84,6 +84,10 @@ pub static DENIES: LruHashMap<DenyKey, DenySeen> = LruHashMap::with_max_entries(
 #[map]
 pub static RATE: PerCpuArray<DenySeen> = PerCpuArray::with_max_entries(1, 0);
 
+/// Events of a cgroup in the present second. Written by the hooks; a full map evicts the oldest.
+#[map]
+pub static EVENT_SHARES: LruHashMap<CgroupId, DenySeen> = LruHashMap::with_max_entries(4096, 0);
+
 /// Peers that wrote first, with the time of their last datagram plus `judge::of_peer`. Written by recvmsg; a full
 /// map evicts the oldest.
 #[map]

@@ -1,5 +1,5 @@
-//! Whether the kernel itself checks a datagram's source address, and whether a packet goes to every host of a link.
-//! No helper shows this, so both are read from the kernel's structures.
+//! Whether the kernel itself checks a datagram's source address, whether a packet goes to every host of a link, and
+//! whether it is the kernel's own. No helper shows this, so all are read from the kernel's structures.
 
 use crate::bpf::memory::{address, bit, place, read};
 use aya_ebpf::bindings::bpf_sock;
@@ -99,7 +99,7 @@ pub fn shortest_network(
 
 /// Whether the route of an IPv4 packet leads to a broadcast address.
 #[inline(always)]
-fn is_broadcast(ctx: &SkBuffContext) -> bool {
+pub fn is_broadcast(ctx: &SkBuffContext) -> bool {
     if place!(known) == 0 {
         return false;
     }
@@ -108,6 +108,12 @@ fn is_broadcast(ctx: &SkBuffContext) -> bool {
         .and_then(|dst| read::<u32>(dst & !NO_REFERENCE, place!(route_flags)));
     // Without a route the destination is not known, so it counts as broadcast.
     flags.is_none_or(|flags| flags & BROADCAST != 0)
+}
+
+/// Whether a socket may be one of the kernel's own, such as those that answer ICMP. True if that is not known.
+#[inline(always)]
+pub fn may_be_of_kernel(sk: *mut bpf_sock) -> bool {
+    place!(known) == 0 || address(sk).is_none_or(|sk| bit(sk, place!(of_kernel)))
 }
 
 #[inline(always)]

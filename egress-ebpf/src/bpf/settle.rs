@@ -42,9 +42,6 @@ pub fn settle(
             verdict
         }
     };
-    // For a socket that may broadcast, the egress hook stores the destination, because it sees the route.
-    if to.proto != proto::UDP || !sock.may_broadcast() {
-        remember(sock, applied, to, verdict);
-    }
+    remember(sock, applied, to, verdict);
     verdict
 }

@@ -4,6 +4,7 @@
 //! Owns the reading, and separates the probes' frames from those that the kernel sends on any link.
 //! The caller decides which frames are allowed.
 
+use super::PAYLOAD;
 use crate::netns::NetNs;
 use crate::wait::wait_until;
 use anyhow::{Context as _, Result};
@@ -76,7 +77,7 @@ impl Frame {
         };
         match (self.kind, self.protocol) {
             (ARP, _) => true,
-            (0x86dd, 58) => icmp6(54),
+            (0x86dd, 58) => icmp6(54) && !self.contains(PAYLOAD),
             // Listener reports come after a router alert. Reports for a probe's group are not noise.
             (0x86dd, 0) => at(&self.bytes, 54) == 58 && icmp6(62) && !self.contains(&GROUP6),
             _ => self.contains(SENTINEL),

@@ -261,6 +261,21 @@ pub(super) fn broadcast_in_network(aim: &Aim) -> Step {
     }))
 }
 
+/// The subnet's broadcast address in such a network, which a route over the loopback device takes for one host: first
+/// there, then on the link.
+pub(super) fn broadcast_after_loopback(aim: &Aim) -> Step {
+    let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;
+    sock.turn_on(libc::SOL_SOCKET, libc::SO_BROADCAST)?;
+    let subnet = SocketAddr::new(BROADCAST.into(), NETWORK_PORT);
+    // `in_pktinfo`: device, source, and an address that the kernel does not read.
+    let mut info = [0; 12];
+    info[..4].copy_from_slice(&device_index(c"lo").to_ne_bytes());
+    info[4..8].copy_from_slice(&Ipv4Addr::LOCALHOST.octets());
+    let by_loopback = Some((libc::IPPROTO_IP, libc::IP_PKTINFO, &info[..]));
+    sock.send_msg(PAYLOAD, subnet, by_loopback)?;
+    sock.send_to(PAYLOAD, subnet, 0)
+}
+
 /// A group in such a network.
 pub(super) fn multicast_in_network(aim: &Aim) -> Step {
     let sock = Sock::of(aim.to.ip(), SOCK_DGRAM, 0)?;

@@ -149,6 +149,13 @@ pub(super) fn answer(aim: &Aim) -> Step {
     server.send_to(PAYLOAD, peer, 0)
 }
 
+/// The same by a server that connects its socket to the peer.
+pub(super) fn answer_connected(aim: &Aim) -> Step {
+    let (server, peer) = called(aim)?;
+    server.connect(peer)?;
+    server.send(PAYLOAD)
+}
+
 /// The same, and again after the time limit of the answer.
 pub(super) fn answer_aged(aim: &Aim) -> Step {
     let (server, peer) = called(aim)?;

@@ -1,10 +1,10 @@
 //! Other protocols over IP: ICMP, raw packets, SCTP, DCCP, tunnels, and group membership.
 
 use super::raw::Raw;
-use super::sock::{Sock, Step};
+use super::sock::{Sock, Step, device_index};
 use super::{Aim, PAYLOAD};
 use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET, SOCK_STREAM, c_int};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
 
 fn icmp(aim: &Aim) -> c_int {
     if aim.to.is_ipv4() {
@@ -58,6 +58,19 @@ fn raw(aim: &Aim, protocol: c_int, packet: &[u8]) -> Step {
 
 pub(super) fn raw_icmp(aim: &Aim) -> Step {
     raw(aim, icmp(aim), &echo(aim))
+}
+
+/// A neighbour advertisement by hand, to every host of the link, by a socket that was made before the attach.
+pub(super) fn older_neighbour_talk(aim: &Aim) -> Step {
+    const ADVERTISEMENT: u8 = 136;
+    let sock = Sock::of(aim.to.ip(), SOCK_RAW, icmp(aim))?;
+    sock.set::<c_int>(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, &255)?;
+    super::staged::pause();
+    let mut message = vec![ADVERTISEMENT, 0, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(PAYLOAD);
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let to = SocketAddrV6::new(all, 0, 0, device_index(c"out0"));
+    sock.send_to(&message, to.into(), 0)
 }
 
 pub(super) fn raw_connect(aim: &Aim) -> Step {

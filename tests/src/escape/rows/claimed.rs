@@ -42,6 +42,7 @@ pub(super) static CLAIMED: &[Path] = &[
     path("udp-answer-peeked", Both, forged::answer_peeked, SENDMSG, "the same, the datagram left in the queue and read again by MSG_PEEK in between").by(Trial::Suite(Scenario::AnswerAged("udp-answer-peeked"))),
     path("udp-answer-waited", Both, forged::answer_waited, SENDMSG, "the same, another datagram read in between that had waited since").by(Trial::Suite(Scenario::AnswerAged("udp-answer-waited"))),
     path("udp-broadcast-network", V4, claimed::broadcast_in_network, "sendmsg4, egress", "broadcast, limited and of the subnet, to an address in a listed network"),
+    path("udp-broadcast-loopback", V4, claimed::broadcast_after_loopback, EGRESS, "the same of the subnet, after a datagram to it that IP_PKTINFO sends over the loopback device"),
     path("udp-multicast-network", Both, claimed::multicast_in_network, SENDMSG, "multicast to a group in a listed network of unicast addresses"),
     path("udp-broadcast-listed", V4, claimed::broadcast_listed, SENDMSG, "a broadcast address that is listed itself").uncontrolled("it is listed").expect(Expect::Works("an address is listed whatever it stands for")),
     path("udp-multicast-listed", Both, claimed::multicast_listed, SENDMSG, "a group that is listed itself").uncontrolled("it is listed").expect(Expect::Works("an address is listed whatever it stands for")),

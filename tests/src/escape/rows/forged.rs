@@ -106,6 +106,15 @@ pub(super) static FORGED: &[Path] = &[
     .called(Caller::Datagrams)
     .expect(Expect::Works("the same, as many as it likes")),
     path(
+        "udp-answer-connected",
+        Both,
+        forged::answer_connected,
+        CONNECT,
+        "a datagram server connects its socket to who wrote to it, and answers",
+    )
+    .called(Caller::Datagrams)
+    .expect(Expect::Works("the same, within the same time")),
+    path(
         "udp-answer-other-port",
         Both,
         forged::answer_other_port,

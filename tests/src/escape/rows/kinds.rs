@@ -1,9 +1,9 @@
 //! Paths that are neither a stream nor a UDP datagram, or use another call: protocols of IP, other
 //! socket families, io_uring.
 
-use super::{CONNECT, CREATE, SENDMSG, SETSOCKOPT};
-use crate::escape::table::Over::{Both, Neither};
-use crate::escape::table::{Expect, Path, Trial, path};
+use super::{CONNECT, CREATE, EGRESS, SENDMSG, SETSOCKOPT};
+use crate::escape::table::Over::{Both, Neither, V6};
+use crate::escape::table::{Between, Expect, Path, Trial, path};
 use crate::escape::{families, ip, tcp, uring};
 
 /// No hook of IP sockets sees `AF_PACKET` and similar families.
@@ -17,6 +17,7 @@ pub(super) static PROTOCOLS: &[Path] = &[
     path("ping-sendto", Both, ip::ping_send_to, CREATE, "ping socket, sendto"),
     path("ping-connect", Both, ip::ping_connect, CREATE, "ping socket, connect, send"),
     path("raw-icmp", Both, ip::raw_icmp, CREATE, "raw ICMP"),
+    path("raw-neighbour-older", V6, ip::older_neighbour_talk, EGRESS, "a neighbour advertisement by hand, by a raw socket made before the attach").staged(Between::Attach),
     path("raw-connect", Both, ip::raw_connect, CREATE, "raw socket, connect, send"),
     path("raw-udp", Both, ip::raw_udp, CREATE, "a UDP header by hand"),
     path("raw-tcp", Both, ip::raw_tcp, CREATE, "a SYN by hand"),
