@@ -2,13 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use egress_tests::child::Guarded;
 use egress_tests::client::run;
+use egress_tests::lab::{host, v4};
+use egress_tests::place::Place;
+use egress_tests::probe::attempt;
 use egress_tests::{Lab, load, readiness, wait_until};
 use serde_json::Value;
+use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const RATE: u64 = 200_000;
 const SECONDS: u64 = 5;
+const SOON: Duration = Duration::from_secs(5);
 /// The most processor time, in per cent of one core.
 const MOST_CPU: f64 = 5.0;
 
@@ -89,4 +96,37 @@ fn a_flood_of_different_refusals_is_cheap_and_counted() {
     let mut lab = Lab::start().unwrap();
     flood(&mut lab, &["--spread"], 1);
     flood(&mut lab, &["--spread"], 2);
+}
+
+#[test]
+fn a_flood_of_different_refusals_does_not_hide_a_neighbour_s() {
+    let mut lab = Lab::start().unwrap();
+    let neighbour = lab.workloads().child("neighbour").unwrap();
+    let (rate, seconds) = (RATE.to_string(), (4 * SECONDS).to_string());
+    let flood = ["flood", "--rate", &rate, "--seconds", &seconds, "--spread"];
+    let hogs: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = load::command(&lab.client_place(), &flood).unwrap();
+            Guarded::spawn(command.stdout(Stdio::null())).unwrap()
+        })
+        .collect();
+    let lost = number(&lab.status().unwrap(), "/counters/eventsLost");
+    wait_until("events are lost", SOON, || {
+        (number(&lab.status().ok()?, "/counters/eventsLost") > lost + 1000).then_some(())
+    })
+    .unwrap();
+    for port in 4001..4006 {
+        let to = SocketAddr::new(v4(host::BYSTANDER), port);
+        let mark = lab.agent().unwrap().mark();
+        let place = Place {
+            cgroup: Some(&neighbour),
+            ..lab.client_place()
+        };
+        assert!(attempt(&place, "udp", to).unwrap().denied());
+        let to = to.to_string();
+        let agent = lab.agent().unwrap();
+        let line = agent.wait_line(mark, SOON, "its denial", |line| line.contains(&to));
+        println!("{}", line.unwrap());
+    }
+    drop(hogs);
 }

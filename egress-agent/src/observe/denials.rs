@@ -148,7 +148,7 @@ impl Denials {
     }
 
     fn log(&mut self, event: &DenyEvent) {
-        let Some(more) = self.throttle.allows(Instant::now()) else {
+        let Some(more) = self.throttle.allows(Instant::now(), Some(event.cgroup)) else {
             self.counters.add(Own::EventsNotLogged, 1);
             return;
         };

@@ -128,7 +128,7 @@ impl FlowLog {
         };
         log_suppressed(By::Proxy, more);
         for (kind, repeated) in ended {
-            let Some(more) = self.bounds().throttle.allows(now) else {
+            let Some(more) = self.bounds().throttle.allows(now, kind.cgroup) else {
                 self.counters.add(Own::ProxyNotLogged, repeated);
                 continue;
             };
@@ -154,8 +154,9 @@ impl FlowLog {
         }
         let (repeated, more) = {
             let mut bounds = self.bounds();
+            let cgroup = kind.cgroup;
             let repeated = bounds.repeats.tells(now, kind)?;
-            let Some(more) = bounds.throttle.allows(now) else {
+            let Some(more) = bounds.throttle.allows(now, cgroup) else {
                 self.counters.add(Own::ProxyNotLogged, 1 + repeated);
                 return None;
             };

@@ -1,13 +1,16 @@
-//! A rate limit of log lines. Counts the lines that it suppresses.
+//! A rate limit of log lines about workloads. Counts the lines that it suppresses.
 
+use egress_ebpf::ids::CgroupId;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Allows a number of lines in a second. Lines beyond it are counted, for a report after the second.
+/// Allows a number of lines in a second, and two thirds of it to one workload, so that a neighbour has lines too. Lines
+/// beyond it are counted, for a report after the second.
 #[derive(Debug)]
 pub struct Throttle {
     most: u32,
     since: Option<Instant>,
-    said: u32,
+    said: BTreeMap<Option<CgroupId>, u32>,
     held_back: u64,
 }
 
@@ -15,23 +18,30 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 impl Throttle {
     /// At most `most` in a second.
-    pub fn new(most: u32) -> Self {
+    pub const fn new(most: u32) -> Self {
         Self {
             most,
             since: None,
-            said: 0,
+            said: BTreeMap::new(),
             held_back: 0,
         }
     }
 
-    /// Whether one more line is allowed: if so, the number of suppressed lines to report before it.
-    pub fn allows(&mut self, now: Instant) -> Option<u64> {
+    /// The most lines of a second about one workload.
+    pub const fn share(&self) -> u32 {
+        self.most.div_ceil(3) * 2
+    }
+
+    /// Whether one more line about this workload is allowed: if so, the number of suppressed lines to report before it.
+    pub fn allows(&mut self, now: Instant, about: Option<CgroupId>) -> Option<u64> {
         if self.is_over(now) {
             self.since = Some(now);
-            self.said = 0;
+            self.said.clear();
         }
-        if self.said < self.most {
-            self.said += 1;
+        let room = self.most - self.said.values().sum::<u32>();
+        let own = self.said.get(&about).copied().unwrap_or(0);
+        if room > 0 && own < self.share() {
+            self.said.insert(about, own + 1);
             return Some(std::mem::take(&mut self.held_back));
         }
         self.held_back += 1;
@@ -64,21 +74,24 @@ impl Throttle {
 mod tests {
     use super::*;
 
+    const ONE: Option<CgroupId> = Some(CgroupId(1));
+
     #[test]
     fn what_goes_beyond_the_rate_is_counted_and_told_once() {
         let start = Instant::now();
-        let mut throttle = Throttle::new(2);
-        let said: Vec<_> = (0..5).map(|_| throttle.allows(start)).collect();
-        assert_eq!(said, [Some(0), Some(0), None, None, None]);
+        let mut throttle = Throttle::new(3);
+        let abouts = [ONE, ONE, ONE, None, None];
+        let said = abouts.map(|about| throttle.allows(start, about));
+        assert_eq!(said, [Some(0), Some(0), None, Some(1), None]);
         assert_eq!(throttle.take(start), 0, "more may follow");
         assert_eq!(throttle.due(), Some(start + WINDOW));
         let later = start + WINDOW;
-        assert_eq!(throttle.allows(later), Some(3));
-        assert_eq!(throttle.allows(later), Some(0));
-        assert_eq!(throttle.allows(later), None);
+        assert_eq!(throttle.allows(later, ONE), Some(1));
+        assert_eq!(throttle.allows(later, ONE), Some(0));
+        assert_eq!(throttle.allows(later, ONE), None);
         assert_eq!(throttle.take(later + WINDOW), 1, "nothing followed");
         assert_eq!(throttle.take(later + WINDOW), 0);
         assert_eq!(throttle.due(), None);
-        assert_eq!(throttle.allows(later + WINDOW), Some(0));
+        assert_eq!(throttle.allows(later + WINDOW, ONE), Some(0));
     }
 }
