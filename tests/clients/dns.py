@@ -75,16 +75,21 @@ def connected(name, qtype, servers):
         say(sock.getpeername(), message)
 
 
-def tcp(name, qtype, servers):
+def tcp(name, qtype, servers, count=2):
     """Two queries in one write on each connection."""
     for server in servers:
         sock = socket.create_connection((server, 53), 5)
-        both = [query(name, qtype, number) for number in (1, 2)]
-        sock.sendall(b"".join(struct.pack("!H", len(q)) + q for q in both))
+        every = [query(name, qtype, number) for number in range(1, 1 + count)]
+        sock.sendall(b"".join(struct.pack("!H", len(q)) + q for q in every))
         stream = sock.makefile("rb")
-        for _ in both:
+        for _ in every:
             (length,) = struct.unpack("!H", stream.read(2))
             say(sock.getpeername(), stream.read(length))
+
+
+def pipelined(name, qtype, servers):
+    """Many queries in one write."""
+    tcp(name, qtype, servers, 200)
 
 
 def reused(name, qtype, servers):

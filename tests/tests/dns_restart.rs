@@ -8,11 +8,12 @@ use egress_tests::cgroup::Cgroup;
 use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::place::Place;
 use egress_tests::probe::Session;
-use egress_tests::{Agent, Lab, agent};
+use egress_tests::readiness::spawn;
+use egress_tests::{Agent, Lab, agent, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(20);
 /// Nothing is there: the agent answers.
@@ -118,4 +119,51 @@ fn no_restart_answers_by_another_policy_or_lets_out_an_unlisted_connection() {
     let tally = leaks.tally().unwrap();
     assert!(tally.all_denied(50), "{tally:?}");
     assert_eq!(lab.bystander.connections(), 0);
+}
+
+/// The client gets no address of an answer whose lease no agent puts in force. It asks again soon, and the next agent
+/// answers.
+#[test]
+fn a_new_name_that_is_asked_for_while_one_agent_takes_over_is_answered_by_the_next() {
+    let options = LabOptions::flags(&["--dns-intercept=auto"]);
+    let mut lab = Lab::start_with(options).unwrap();
+    for name in ["before.fresh.example", "between.fresh.example"] {
+        lab.dns.set(name, &[v4(host::HTTPBIN)], 30);
+    }
+    let rule = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: fresh}\n\
+                spec:\n  hosts: ['*.fresh.example']\n  \
+                ports: [{number: 80, name: http, protocol: HTTP}]\n";
+    lab.rules("fresh.yaml", rule).unwrap();
+    // As without a resolv.conf: a client that gets no answer asks again after five seconds.
+    let resolves = |lab: &Lab, name: &str| {
+        let getent = ["RES_OPTIONS=timeout:5", "getent", "ahostsv4", name];
+        lab.run("env", &getent).unwrap()
+    };
+    assert_eq!(resolves(&lab, "before.fresh.example").exit, 0);
+
+    lab.agent().unwrap().signal(Signal::TERM).unwrap();
+    let mut next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    let hands = |line: &str| line.contains("handing over to another agent");
+    let old = lab.agent().unwrap();
+    old.wait_line(0, LONG, "it hands over", hands).unwrap();
+    next.signal(Signal::STOP).unwrap();
+    let start = Instant::now();
+    let answer = std::thread::scope(|scope| {
+        let client = scope.spawn(|| resolves(&lab, "between.fresh.example"));
+        wait_until("the old agent asks", LONG, || {
+            let asked = lab.dns.queries();
+            let mut names = asked.iter().map(|(name, _)| name.to_lowercase());
+            names.any(|name| name.contains("between")).then_some(())
+        })
+        .unwrap();
+        next.signal(Signal::CONT).unwrap();
+        next.wait_ready().unwrap();
+        client.join().unwrap()
+    });
+    let took = start.elapsed();
+    println!("answered after {took:?}");
+    assert_eq!(answer.exit, 0, "{}", answer.stderr);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let mut old = lab.swap_agent(next).unwrap();
+    assert!(old.wait_end(LONG).unwrap().success());
 }

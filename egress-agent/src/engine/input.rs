@@ -95,6 +95,12 @@ pub struct News {
 }
 
 impl News {
+    /// Takes no more leases. Who waits for one learns that it will not be in force.
+    pub(super) fn learn_no_more(&mut self) {
+        self.learned.close();
+        while self.learned.try_recv().is_ok() {}
+    }
+
     /// The next input. Dropping the future loses none.
     pub(super) async fn next(&mut self) -> Input {
         tokio::select! {

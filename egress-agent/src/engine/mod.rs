@@ -278,6 +278,7 @@ impl Engine {
             );
         }
         self.placing.ending.end_no_more();
+        self.news.learn_no_more();
         self.lease_file.keep(&self.state);
         self.identity_file.keep(self.placing.workloads.pods());
     }

@@ -1,7 +1,7 @@
 //! Many datagrams with one system call: receives them with their marks, and sends replies. Knows nothing of messages.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
@@ -242,7 +242,8 @@ fn address(from: &libc::sockaddr_storage) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             // SAFETY: as above.
             let v6 = unsafe { &*(&raw const *from).cast::<libc::sockaddr_in6>() };
-            Some((v6.sin6_addr.s6_addr, u16::from_be(v6.sin6_port)).into())
+            let (ip, port) = (v6.sin6_addr.s6_addr, u16::from_be(v6.sin6_port));
+            Some(SocketAddrV6::new(ip.into(), port, 0, v6.sin6_scope_id).into())
         }
         _ => None,
     }
@@ -250,7 +251,7 @@ fn address(from: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Inbox, LONGEST, MOST, Outbox};
+    use super::{Inbox, LONGEST, MOST, Outbox, address, put};
     use std::io;
     use std::net::{SocketAddr, UdpSocket};
 
@@ -289,6 +290,17 @@ mod tests {
             let empty = inbox.receive(&one).unwrap_err();
             assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
             assert_eq!(inbox.received().count(), 0);
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_kernel_is_the_one_that_was_given_to_it() {
+        for text in ["192.0.2.1:53", "[2001:db8::1]:53", "[fe80::1%3]:53"] {
+            let given: SocketAddr = text.parse().unwrap();
+            // SAFETY: integers only.
+            let mut kernels = unsafe { std::mem::zeroed() };
+            put(given, &mut kernels);
+            assert_eq!(address(&kernels), Some(given));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Answers and resolver configurations that occur, but seldom: aliases of aliases, many addresses, answers over TCP only,
 //! search lists, and name servers that are dead.
 
-use crate::setting::{addresses, ask, lab};
+use crate::setting::{WILD, addresses, ask, ask_all, lab};
 use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4};
 use egress_tests::queries::NO_ERROR;
@@ -111,6 +111,20 @@ fn a_name_with_a_thousand_addresses_and_an_answer_of_40_kb_are_whole_over_tcp() 
         let lines: BTreeSet<&str> = lines.filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(lines.len(), every.len(), "{}", ended.stderr);
     }
+}
+
+#[test]
+fn every_query_of_a_client_that_sends_many_over_one_connection_is_answered() {
+    let lab = lab(&[]);
+    lab.rules("wild.yaml", WILD).unwrap();
+    lab.dns.set("one.wild.example", &[v4(host::ECHO)], 30);
+    // The first of them wait for the same answer.
+    lab.dns.fail(Fault::Late(Duration::from_millis(300)));
+    let names = ["one.wild.example"];
+    let answers = ask_all(&lab.client_place(), "pipelined", &names, "192.0.2.1");
+    let ids: BTreeSet<u64> = answers.iter().filter_map(|a| a["id"].as_u64()).collect();
+    assert_eq!(ids.len(), 200);
+    assert!(answers.iter().all(|a| addresses(a) == [v4(host::ECHO)]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::upstream::{LIMIT, To};
 use super::waiting::{Waiting, Way};
 use egress_core::dns::aliases::Seen;
 use egress_core::dns::answer::{Filtered, Target, filter_message};
-use egress_core::dns::content::Content;
+use egress_core::dns::content::{Content, Transport};
 use egress_core::dns::judge::{
     Decision, Denial, Endpoints, Forward, Reach, Reason, Upstream, judge_after,
 };
@@ -24,10 +24,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// A client gets the addresses that are still leased if name servers need longer (RFC 8767 §5).
 const PATIENCE: Duration = Duration::from_millis(1800);
+/// How long the next agent may need to take over from this one, which puts no lease in force any more.
+const TAKES_OVER: Duration = Duration::from_secs(1);
 /// If as many queries wait, replies are sent together.
 const MANY: usize = 8;
 
@@ -36,13 +38,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// Takes one query. Appends the reply to `at_once`, or sends it when a name server has answered. Returns whether the
-    /// message was a query.
+    /// Takes one query. Appends the reply to `at_once`, or sends it by `way` when a name server has answered. Returns
+    /// whether the message was a query.
     pub(super) fn take(
         self: &Arc<Self>,
         message: &[u8],
         asker: &Arc<Asker>,
-        way: &Way,
+        transport: Transport,
+        way: impl FnOnce() -> Way,
         at_once: &mut Vec<u8>,
     ) -> bool {
         let Query { client, question } = match read(message) {
@@ -57,7 +60,7 @@ impl Server {
         };
         let mut reply = |result, content: &Content, age| {
             self.queries.ended(result);
-            content.write(&client, way.transport(), age, at_once);
+            content.write(&client, transport, age, at_once);
         };
         let directory = self.directory.load();
         let listing = directory.of_workload(&asker.owners);
@@ -135,7 +138,7 @@ impl Server {
         let waiting = Waiting {
             client,
             asker: Arc::clone(asker),
-            way: way.clone(),
+            way: way(),
             _place: place,
         };
         self.wait(key, forward, to, Arc::clone(&directory), waiting);
@@ -349,6 +352,8 @@ impl Server {
             done,
         };
         if self.learned.send(learned).await.is_err() || in_force.await.is_err() {
+            // A client that is told so asks again at once.
+            sleep(TAKES_OVER).await;
             return Err("the agent is stopping".to_owned());
         }
         self.queries.leased();

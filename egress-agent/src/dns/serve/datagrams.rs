@@ -7,6 +7,7 @@ use super::server::Server;
 use super::upstream::LIMIT;
 use super::waiting::Way;
 use crate::sockets::{Inbox, Outbox};
+use egress_core::dns::content::Transport;
 use egress_ebpf::ids::NetnsCookie;
 use std::cell::RefCell;
 use std::io;
@@ -46,7 +47,7 @@ async fn receive(socket: Arc<UdpSocket>, netns: NetnsCookie, server: &Arc<Server
         netns,
         port: local.port(),
         server,
-        way: Way::Datagram(Replies::new(Arc::clone(&socket))),
+        replies: Replies::new(Arc::clone(&socket)),
     };
     loop {
         if socket.readable().await.is_err() {
@@ -79,7 +80,7 @@ struct Source<'a> {
     netns: NetnsCookie,
     port: u16,
     server: &'a Arc<Server>,
-    way: Way,
+    replies: Arc<Replies>,
 }
 
 /// Queries that are received together, and the replies to them.
@@ -127,7 +128,8 @@ impl Batch {
             };
             match (asker, datagram.payload) {
                 (Some(asker), Some(message)) => outbox.add(Some(datagram.from), |reply| {
-                    server.take(message, &asker, &of.way, reply);
+                    let way = || Way::Datagram(Arc::clone(&of.replies));
+                    server.take(message, &asker, Transport::Udp, way, reply);
                 }),
                 _ => server.queries.ended(QueryResult::Dropped),
             }

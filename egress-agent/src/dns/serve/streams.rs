@@ -3,6 +3,7 @@
 use super::asker::Asker;
 use super::server::Server;
 use super::waiting::Way;
+use egress_core::dns::content::Transport;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 const IDLE: Duration = Duration::from_secs(10);
 /// Longer queries end the connection.
 const LONGEST: usize = 4096;
-/// Replies that wait until the client takes them. Further queries are read only then.
+/// Queries and replies of a connection under way. Further queries are read when the client has taken a reply.
 const REPLIES: usize = 64;
 
 /// Serves a connection until it is idle, or its client has left.
@@ -35,7 +36,7 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
         // The client has sent its last query, and every reply is sent.
         write.shutdown().await
     };
-    let (asker, way) = (Arc::new(asker), Way::Stream(replies.clone()));
+    let asker = Arc::new(asker);
     let reader = async move {
         let mut message = Vec::new();
         loop {
@@ -46,12 +47,15 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
             message.resize(length, 0);
             timeout(IDLE, read.read_exact(&mut message)).await??;
             // A client that takes no replies is not read from.
-            let room = timeout(IDLE, replies.reserve()).await?;
+            let room = timeout(IDLE, replies.clone().reserve_owned()).await?;
             let room = room.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let way = move || Way::Stream(room);
             let mut reply = Vec::new();
-            let readable = server.take(&message, &asker, &way, &mut reply);
+            let readable = server.take(&message, &asker, Transport::Tcp, way, &mut reply);
             if !reply.is_empty() {
-                room.send(reply);
+                // There is room again, because the query does not wait.
+                let sent = timeout(IDLE, replies.send(reply)).await?;
+                sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
             }
             if !readable {
                 return Ok::<(), io::Error>(());
