@@ -2,6 +2,7 @@
 //!
 //! Owns the mount. Its pins, and with them the hooks, end with the mount.
 
+use crate::folder::folder;
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::path::Path;
@@ -16,9 +17,7 @@ pub struct BpfFs {
 impl BpfFs {
     /// Mounts one in a new folder.
     pub fn mount() -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("egress-test-bpf-")
-            .tempdir()?;
+        let dir = folder("bpf")?;
         mount("bpf", dir.path(), c"bpf", MountFlags::empty(), c"mode=0700")
             .context("cannot mount a BPF file system (root is needed)")?;
         Ok(Self { dir })

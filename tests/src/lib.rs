@@ -16,6 +16,7 @@ pub mod client;
 pub mod crowd;
 pub mod escape;
 pub mod flows;
+pub mod folder;
 pub mod hosts;
 pub mod idle;
 pub mod lab;

@@ -3,6 +3,7 @@
 //! Owns what happens between fork and exec. The places themselves are `cgroup` and `netns`.
 
 use crate::cgroup::Cgroup;
+use crate::folder::folder;
 use crate::netns::{NetNs, setns};
 use anyhow::{Context as _, Result};
 use std::ffi::CString;
@@ -129,9 +130,7 @@ pub struct ResolverFiles {
 impl ResolverFiles {
     /// Files that name `servers` and no other source but `/etc/hosts`.
     pub fn new(servers: &[IpAddr]) -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("egress-test-etc-")
-            .tempdir()?;
+        let dir = folder("etc")?;
         let mut resolv = String::from("options timeout:2 attempts:2\n");
         for server in servers {
             writeln!(resolv, "nameserver {server}")?;

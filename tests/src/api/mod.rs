@@ -22,6 +22,7 @@ pub use faults::Fault;
 pub use kinds::KINDS;
 pub use store::Resource;
 
+use crate::folder::folder;
 use crate::hosts::Authority;
 use crate::netns::NetNs;
 use anyhow::{Context as _, Result, anyhow};
@@ -96,9 +97,7 @@ impl FakeApi {
             runtime: Some(runtime),
             shared: Arc::new(shared::Shared::new(store, tls, TOKEN)),
             address,
-            dir: tempfile::Builder::new()
-                .prefix("egress-test-api-")
-                .tempdir()?,
+            dir: folder("api")?,
             accepting: None,
             authority,
         };

@@ -19,6 +19,7 @@ use crate::agent::{self, Agent};
 use crate::bpffs::BpfFs;
 use crate::cgroup::Cgroup;
 use crate::client::{self, Finished, Reply};
+use crate::folder::folder;
 use crate::hosts::{Authority, Dns, Echo, Origin, World};
 use crate::netns::NetNs;
 use crate::place::{Place, ResolverFiles};
@@ -148,9 +149,7 @@ impl Lab {
             dns,
             authority,
             resolver: ResolverFiles::new(&servers)?,
-            rules: tempfile::Builder::new()
-                .prefix("egress-test-rules-")
-                .tempdir()?,
+            rules: folder("rules")?,
             bpffs: BpfFs::mount()?,
             client: workloads.child("client")?,
             agent_cgroup: base.child("agent")?,

@@ -4,6 +4,7 @@
 
 use super::{Pod, Pods};
 use crate::api::FakeApi;
+use crate::folder::folder;
 use crate::lab::{Lab, LabOptions};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -28,9 +29,7 @@ pub struct Cluster {
 impl Cluster {
     /// A node whose agent follows the API, with further flags. It is not started yet.
     pub fn without_agent(flags: &[&str]) -> Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("egress-test-kubeconfig-")
-            .tempdir()?;
+        let dir = folder("kubeconfig")?;
         let path = dir.path().join("kubeconfig");
         let mut all = vec![
             "--kubernetes-node",

@@ -10,6 +10,7 @@ use super::image::{self, workspace};
 use super::node::{Node, Pod};
 use anyhow::{Context as _, Result};
 use egress_tests::Lab;
+use egress_tests::folder::folder;
 use egress_tests::lab::{host, v4};
 use serde::Deserialize as _;
 use serde_yaml::Value;
@@ -32,9 +33,7 @@ pub fn deploy(lab: &Lab, node: &Node, number: u16) -> Result<Deployed> {
     let manifest = manifest("DaemonSet")?;
     let pod = &manifest["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    let files = tempfile::Builder::new()
-        .prefix("egress-test-deploy-")
-        .tempdir()?;
+    let files = folder("deploy")?;
     let namespaces = NamespaceOption {
         network: POD,
         pid: if pod["hostPID"] == Value::Bool(true) {

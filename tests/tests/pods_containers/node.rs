@@ -11,6 +11,7 @@ use super::cri::{Cri, Done};
 use super::image::{self, run};
 use anyhow::{Context as _, Result};
 use egress_tests::cgroup::{Cgroup, hierarchies, mount_point, remove_tree};
+use egress_tests::folder::folder;
 use egress_tests::lab::{Lab, host, v4};
 use egress_tests::place::Place;
 use egress_tests::{pods, wait_until};
@@ -45,9 +46,7 @@ pub struct Pod {
 impl Node {
     pub fn start(lab: &Lab) -> Result<Self> {
         pods::forward(lab)?;
-        let dir = tempfile::Builder::new()
-            .prefix("egress-test-node-")
-            .tempdir()?;
+        let dir = folder("node")?;
         let archives = [image::pod(dir.path())?, image::agent(dir.path())?];
         let socket = dir.path().join("containerd.sock");
         fs::write(dir.path().join("containerd.toml"), settings(dir.path()))?;
