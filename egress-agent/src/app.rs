@@ -25,6 +25,7 @@ use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 
@@ -139,7 +140,7 @@ async fn serve(
     let (mut kernel, lock) = (gate.kernel, gate.lock);
     // The handlers are set up before the start is announced. The default action of an earlier signal ends
     // the process without a drain.
-    let (stop, hangup) = (stop::asked()?, reload::hangup()?);
+    let (mut stop, hangup) = (pin!(stop::asked()?), reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let previous = inheritance.settle(&sockets).await;
     let (events, origins) = (kernel.events()?, kernel.origins()?);
@@ -190,7 +191,11 @@ async fn serve(
     let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
     let (first, applied) = (feed.first(), engine.applied());
     helpers.spawn(place.cluster.first_rules(&first, applied, board.clone()));
-    engine.begin(&first, &sockets, services, previous).await?;
+    // It writes no table before its last wait is over. A previous agent goes on until then.
+    let begin = engine.begin(&first, &sockets, services, previous);
+    if stop::until_asked(&mut stop, begin).await?.is_none() {
+        return wiring::open_at_exit(config);
+    }
     // Later rules replace these in `feed`, and then nothing needs their objects.
     drop(first);
     accept.send_replace(true);
@@ -220,14 +225,13 @@ async fn serve(
 
     let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
     let mut denials = tokio::spawn(denials.noting(followed.denials).follow(events));
-    let result = tokio::select! {
-        ended = engine.run((feed.current, feed.taken)) => ended,
-        ended = &mut denials => ended.unwrap_or_else(|panic| Err(panic.into())),
-        name = stop => {
-            tracing::info!(signal = name, "stopping");
-            Ok(())
+    let work = async {
+        tokio::select! {
+            ended = engine.run((feed.current, feed.taken)) => ended,
+            ended = &mut denials => ended.unwrap_or_else(|panic| Err(panic.into())),
         }
     };
+    let result = stop::until_asked(stop, work).await.map(|_| ());
     engine.keep_state();
     // From here on no task attaches a removed link or writes to the kernel.
     helpers.shutdown().await;

@@ -11,6 +11,20 @@ pub fn ignore_others() {
     }
 }
 
+/// Does `work` until it ends or the signal comes. `None` if that comes first; the work is dropped then.
+pub async fn until_asked<T>(
+    asked: impl Future<Output = &'static str>,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        done = work => done.map(Some),
+        signal = asked => {
+            tracing::info!(signal, "stopping");
+            Ok(None)
+        }
+    }
+}
+
 /// Handles signals from this call on. The future returns the name of the first SIGTERM or SIGINT. SIGUSR1 and
 /// SIGUSR2 are only logged.
 pub fn asked() -> std::io::Result<impl Future<Output = &'static str>> {

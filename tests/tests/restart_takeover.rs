@@ -6,10 +6,12 @@
 
 use egress_tests::agent::{self, Agent};
 use egress_tests::cgroup::Cgroup;
+use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::pods::Pods;
 use egress_tests::readiness::spawn;
+use egress_tests::rules::ECHO;
 use egress_tests::takeover::{self, Load, Noticed, SOON};
 use egress_tests::{Background, Lab, LabOptions, wait_until};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -214,6 +216,29 @@ fn a_successor_that_is_late_still_makes_the_old_agent_stop() {
     assert!(old.is_running(), "the request is on its way");
     drop(upload);
     end_of(lab.swap_agent(next).unwrap());
+}
+
+#[test]
+fn an_agent_that_is_asked_to_stop_while_it_waits_for_dns_ends_at_once() {
+    let mut lab = lab();
+    lab.agent().unwrap().terminate().unwrap();
+    // A new name, which no lease of the former agent answers.
+    lab.dns.fail(Fault::Silent);
+    lab.write_rules("echo.yaml", ECHO).unwrap();
+    let mut next = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    wait_until("it waits for answers", SOON, || {
+        let status = lab.status().ok()?;
+        let why = status["troubles"].to_string();
+        why.contains("echo.example").then_some(())
+    })
+    .unwrap();
+    next.signal(Signal::TERM).unwrap();
+    // Shorter than the wait.
+    let ended = next.wait_end(Duration::from_secs(2)).unwrap();
+    assert!(ended.success(), "{ended}: {}", next.tail());
+    lab.dns.fail(Fault::None);
+    lab.start_agent().unwrap();
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
 }
 
 #[test]

@@ -240,10 +240,18 @@ pub async fn end(
         return Ok(());
     }
     if asked {
+        open_at_exit(config)?;
+    }
+    handover::end(leaving, config.drain_deadline).await
+}
+
+/// Opens the gate if the config says so.
+pub fn open_at_exit(config: &Config) -> anyhow::Result<()> {
+    if config.on_exit != OnExit::Keep {
         kernel::detach(&config.bpf_dir)?;
         tracing::info!("detached: the gate is open");
     }
-    handover::end(leaving, config.drain_deadline).await
+    Ok(())
 }
 
 /// A line that no other process knows. The proxy answers the agent's own canaries with it.
