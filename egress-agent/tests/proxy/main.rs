@@ -54,4 +54,5 @@ mod tunnels;
 mod upstream;
 mod waits;
 mod websockets;
+mod websockets_tls;
 mod yaml;

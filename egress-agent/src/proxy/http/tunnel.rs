@@ -9,6 +9,7 @@ use crate::proxy::upstream::http2::Duplex;
 use egress_core::http::response_flags::ResponseFlag;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
@@ -106,12 +107,53 @@ impl Way<'_> {
                 return to.shutdown().await.map_err(|_| self.lost());
             };
             self.count.fetch_add(count as u64, Relaxed);
-            let sent = to.write_all(&buffer[..count]).await;
-            sent.map_err(|_| self.lost())?;
+            // TLS accepts bytes that its socket does not take, and writes those only when it is flushed.
+            let sent = async {
+                to.write_all(&buffer[..count]).await?;
+                to.flush().await
+            };
+            sent.await.map_err(|_: io::Error| self.lost())?;
         }
     }
 
     fn lost(&self) {
         self.first.get_or_init(|| self.flags.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::both;
+    use crate::proxy::ticket::Counters;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufStream, duplex};
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn bytes_do_not_stay_in_the_buffer_of_a_connection() {
+        let (mut client, downstream) = duplex(64);
+        let (upstream, mut origin) = duplex(64);
+        let counters = Counters::default();
+        // It keeps what it accepts until it is flushed, as TLS keeps what its socket does not take.
+        let copying = both(
+            BufStream::new(downstream),
+            BufStream::new(upstream),
+            &counters,
+        );
+        let talking = async {
+            let mut got = [0; 4];
+            client.write_all(b"ping").await?;
+            origin.read_exact(&mut got).await?;
+            origin.write_all(&got).await?;
+            client.read_exact(&mut got).await?;
+            assert_eq!(&got, b"ping");
+            drop((client, origin));
+            std::io::Result::Ok(())
+        };
+        let both = async { tokio::join!(copying, talking) };
+        let (_, talked) = timeout(Duration::from_secs(5), both)
+            .await
+            .expect("no byte is kept");
+        talked.expect("both sides are open");
     }
 }
