@@ -8,7 +8,7 @@ use super::held::Held;
 use super::responses::{Reading, Responses};
 use super::stream::Stream;
 use super::tls::Peer;
-use super::usage::{Evict, Usage};
+use super::usage::{Evict, Queued, Usage};
 use crate::proxy::client::Client;
 use crate::proxy::loan::{Home, Loan};
 use crate::proxy::places::Place;
@@ -188,6 +188,8 @@ struct Kept<B> {
     slot: Arc<Slot<B>>,
     /// Ends the connection when it was idle for too long.
     _timer: Option<OwnedTask>,
+    /// It may have to give way.
+    queued: Option<Queued>,
 }
 
 /// Idle upstream connections of one client connection.
@@ -302,13 +304,14 @@ where
                 }
             }))
         });
-        if let Some(usage) = usage {
+        let queued = usage.map(|usage| {
             let slot: Weak<Slot<B>> = Arc::downgrade(&slot);
-            usage.idle(slot);
-        }
+            usage.idle(slot)
+        });
         idle.push(Kept {
             slot,
             _timer: timer,
+            queued,
         });
         if idle.len() > most {
             idle.remove(0);
@@ -322,7 +325,7 @@ where
             self.shut.store(true, Ordering::Release);
             std::mem::take(&mut *all)
         };
-        for kept in &all {
+        for kept in &mut all {
             let rested = match kept.slot.take() {
                 Some(Idle::Ready(upstream)) => upstream.rest().await,
                 Some(Idle::Resting(resting)) => Some(resting),
@@ -330,11 +333,11 @@ where
             };
             let counted = rested.as_ref().and_then(Resting::counted);
             *kept.slot.idle() = rested.map(Idle::Resting);
-            // It could not give way while it was out of its place.
-            if let Some(usage) = counted {
+            // It could not give way while it was out of its place, and may have lost its entry.
+            kept.queued = counted.map(|usage| {
                 let slot: Weak<Slot<B>> = Arc::downgrade(&kept.slot);
-                usage.idle(slot);
-            }
+                usage.idle(slot)
+            });
         }
         all.retain(|kept| kept.slot.idle().is_some());
         // Copies of requests may have put some back meanwhile.

@@ -4,7 +4,7 @@
 //! It makes and closes nothing itself. Like sidecars, workloads do not count each other's.
 
 use egress_core::traffic::ConnectionPool;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -23,8 +23,10 @@ struct Counts {
     pending: u32,
     requests: u32,
     retries: u32,
-    /// Idle connections, oldest first.
-    idle: VecDeque<Weak<dyn Evict>>,
+    /// Idle connections, each once. The first has been idle for the longest time.
+    idle: BTreeMap<u64, Weak<dyn Evict>>,
+    /// The key of the next one.
+    next: u64,
 }
 
 /// An idle connection that gives way to one that is needed.
@@ -72,6 +74,18 @@ impl Drop for Permit {
         if matches!(self.kind, Kind::Connection) {
             self.of.freed.notify_one();
         }
+    }
+}
+
+/// The entry of an idle connection in the queue of those that give way. It ends when this is dropped.
+pub(in crate::proxy) struct Queued {
+    of: Arc<Usage>,
+    at: u64,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.of.counts().idle.remove(&self.at);
     }
 }
 
@@ -138,23 +152,29 @@ impl Usage {
         self.freed.notified()
     }
 
-    /// A connection becomes idle.
-    pub(in crate::proxy) fn idle(&self, connection: Weak<dyn Evict>) {
+    /// A connection becomes idle, and stays so while it holds the result.
+    pub(in crate::proxy) fn idle(self: &Arc<Self>, connection: Weak<dyn Evict>) -> Queued {
         let mut counts = self.counts();
-        let most = 2 * counts.connections as usize + 16;
-        if counts.idle.len() >= most {
-            counts.idle.retain(|idle| idle.strong_count() > 0);
-        }
-        counts.idle.push_back(connection);
+        let at = counts.next;
+        counts.next += 1;
+        counts.idle.insert(at, connection);
         drop(counts);
         self.freed.notify_one();
+        let of = Arc::clone(self);
+        Queued { of, at }
+    }
+
+    /// The length of the queue of idle connections.
+    #[cfg(test)]
+    pub(super) fn idle_connections(&self) -> usize {
+        self.counts().idle.len()
     }
 
     /// Closes the connection that is idle for the longest time. False if there is none.
     pub(in crate::proxy) fn evict_one(&self) -> bool {
         loop {
-            let oldest = self.counts().idle.pop_front();
-            let Some(oldest) = oldest else {
+            let oldest = self.counts().idle.pop_first();
+            let Some((_, oldest)) = oldest else {
                 return false;
             };
             // Without the lock: its connection permit takes it.
@@ -227,7 +247,7 @@ mod tests {
         assert!(!waiting.is_finished());
         let held = Arc::new(Held(AtomicBool::new(false), Mutex::new(permit)));
         let weak = Arc::downgrade(&held);
-        usage.idle(weak);
+        let _queued = usage.idle(weak);
         waiting.await.expect("it got its connection");
         assert!(held.0.load(Ordering::SeqCst));
     }

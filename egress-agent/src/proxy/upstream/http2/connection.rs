@@ -6,7 +6,7 @@ use crate::proxy::field_room::{KeptLists, StreamLists};
 use crate::proxy::places::Place;
 use crate::proxy::ticket::OwnedTask;
 use crate::proxy::upstream::held::Held;
-use crate::proxy::upstream::usage::Evict;
+use crate::proxy::upstream::usage::{Evict, Queued};
 use bytes::Bytes;
 use egress_core::traffic::ConnectionPool;
 use h2::StreamId;
@@ -44,6 +44,8 @@ struct Streams {
     held: Held,
     /// Closes the connection when it was idle for too long.
     timer: Option<OwnedTask>,
+    /// It may have to give way, because it is idle.
+    queued: Option<Queued>,
 }
 
 impl Connection {
@@ -114,7 +116,7 @@ impl Connection {
         if takes {
             streams.active += 1;
             streams.held.request(None, None);
-            streams.timer = None;
+            (streams.timer, streams.queued) = (None, None);
         }
         takes
     }
@@ -144,11 +146,12 @@ impl Connection {
             }))
         });
         let usage = streams.held.usage();
-        drop(streams);
-        if let Some(usage) = usage.filter(|_| self.pool.connections.is_some()) {
+        let usage = usage.filter(|_| self.pool.connections.is_some());
+        // Under the lock, so that the next stream finds the entry and removes it.
+        streams.queued = usage.map(|usage| {
             let idle: Weak<Self> = Arc::downgrade(self);
-            usage.idle(idle);
-        }
+            usage.idle(idle)
+        });
     }
 
     /// It takes no further streams, and closes after the last one.
@@ -183,5 +186,46 @@ impl Evict for Connection {
             self.finish(streams);
         }
         idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connection, Room};
+    use crate::proxy::places::Places;
+    use crate::proxy::upstream::held::Held;
+    use crate::proxy::upstream::usage::Usage;
+    use egress_core::traffic::ConnectionPool;
+    use egress_ebpf::ids::CgroupId;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_connection_is_in_the_queue_only_while_it_is_idle_and_only_once() {
+        let pool = ConnectionPool {
+            connections: Some(1),
+            ..ConnectionPool::default()
+        };
+        let usage = Arc::<Usage>::default();
+        let held = Held::new(usage.connection(&pool).ok(), None);
+        let (own, _peer) = tokio::io::duplex(1024);
+        let shaken = h2::client::handshake(own).await;
+        let (send, driver) = shaken.expect("the preface is written");
+        let places = Arc::new(Places::new(2, 2));
+        let place = || places.take(CgroupId(1)).expect("there is one");
+        let room = Room {
+            lists: Arc::default(),
+            _descriptor: place(),
+            _memory: place(),
+            _wide: None,
+        };
+        let connection = Connection::new(send, driver, (&pool, held), room, Arc::default());
+        for _ in 0..100 {
+            assert!(connection.begin());
+            assert_eq!(usage.idle_connections(), 0);
+            connection.end();
+            assert_eq!(usage.idle_connections(), 1);
+        }
+        assert!(usage.evict_one() && !usage.evict_one());
+        assert!(!connection.is_open() && usage.connection(&pool).is_ok());
     }
 }
