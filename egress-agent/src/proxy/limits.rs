@@ -38,7 +38,7 @@ pub struct Limits {
     /// Time for the first bytes of a flow whose destination is also listed for TCP. After that it is relayed
     /// unread, because the server may speak first.
     pub first_bytes: Duration,
-    /// Idle upstream connections that one client connection keeps.
+    /// Idle upstream connections that one client connection keeps, of each version of HTTP.
     pub idle_upstreams: usize,
 }
 

@@ -27,6 +27,7 @@ mod http2_origin_floods;
 mod http2_upstream;
 mod http2_upstream_faults;
 mod istio_cases;
+mod kept;
 mod limits;
 mod memory;
 mod mirror_bounds;

@@ -100,4 +100,16 @@ impl Cluster {
             || self.endpoints.contains(&address)
             || self.further.contains(&address)
     }
+
+    /// Whether a connection to `kept` may carry a flow that is to dial `address`. The further addresses of a logical host
+    /// are the same endpoint.
+    pub fn is_same(&self, address: SocketAddr, kept: SocketAddr) -> bool {
+        kept == address || !self.further.is_empty() && self.has(kept)
+    }
+
+    /// Whether an idle connection to `kept` may stay when a flow is to dial `address`: not if it leads to a former
+    /// endpoint.
+    pub fn keeps(&self, address: SocketAddr, kept: SocketAddr) -> bool {
+        kept == address || self.has(kept)
+    }
 }

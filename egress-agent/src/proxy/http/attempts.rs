@@ -164,9 +164,11 @@ impl Attempts<'_> {
             Taken::New(right) => right,
             Taken::Kept(mut upstream) => {
                 let repeatable = self.body.is_empty() && head.is_idempotent();
-                self.supply.begin(&mut upstream, address, ticket)?;
+                let at = upstream.address();
+                ticket.record.upstream = Some(at);
+                self.supply.begin(&mut upstream, at, ticket)?;
                 let request = self.request(head, spends && !repeatable)?;
-                match self.ask(address, &mut upstream, request).await? {
+                match self.ask(at, &mut upstream, request).await? {
                     Ok(response) => return Ok(Answered { response, upstream }),
                     Err(Unanswered { unsent, reset }) => match unsent.map(Request::into_parts) {
                         Some((parts, _)) => *head = Head::new(parts),

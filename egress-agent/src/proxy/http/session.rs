@@ -40,13 +40,14 @@ impl Drop for Closes {
 impl Session {
     pub(super) fn new(client: Client, protocol: Protocol) -> Self {
         let pool = Arc::default();
+        let streams = Arc::new(Streams::new(client.shared.limits.idle_upstreams));
         Self {
             client,
             protocol,
             control: Arc::default(),
             _closes: Some(Closes(Arc::clone(&pool))),
             pool,
-            streams: Arc::default(),
+            streams,
             copies: OnceLock::new(),
             tunnel: Mutex::default(),
         }
@@ -54,12 +55,13 @@ impl Session {
 
     /// For the copy of a request: the same client and connections, and nothing else of the client's connection.
     pub(super) fn of_copy(&self) -> Self {
+        let streams = || Arc::new(Streams::new(self.client.shared.limits.idle_upstreams));
         Self {
             client: self.client.clone(),
             protocol: self.protocol,
             control: Arc::default(),
             pool: Arc::clone(&self.pool),
-            streams: Arc::clone(self.copies.get_or_init(Arc::default)),
+            streams: Arc::clone(self.copies.get_or_init(streams)),
             copies: OnceLock::new(),
             _closes: None,
             tunnel: Mutex::default(),

@@ -233,7 +233,10 @@ impl<'a> Supply<'a> {
             (Some(workload), Some(_)) => match workload.usage.connection(pool) {
                 Ok(permit) => Some(permit),
                 Err(Overflow) => match self.wait(&workload.usage, address, peer).await? {
-                    Waited::Kept(kept) => return Ok((*kept, address)),
+                    Waited::Kept(kept) => {
+                        let address = kept.address();
+                        return Ok((*kept, address));
+                    }
                     Waited::Room(permit) => Some(permit),
                 },
             },

@@ -18,10 +18,6 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use std::net::SocketAddr;
 
 /// See the module. Dropping it closes the connection, or resets the stream.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one for each request; in a box it would be one more allocation of each"
-)]
 pub(in crate::proxy) enum Carrier<B> {
     Http1(Upstream<B>),
     Http2(Lease),
@@ -53,6 +49,14 @@ where
                 }
             }
             Self::Http2(lease) => lease.ask(request, interim).await,
+        }
+    }
+
+    /// Where the connection leads.
+    pub(in crate::proxy) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Http1(upstream) => upstream.address,
+            Self::Http2(lease) => lease.address,
         }
     }
 

@@ -153,15 +153,26 @@ enum Idle<B> {
 }
 
 impl<B> Idle<B> {
+    /// The service that it was made for, the address that it leads to, and whose certificate was verified.
+    fn leads(&self) -> (&Cluster, SocketAddr, Option<&Peer>) {
+        match self {
+            Self::Ready(upstream) => (&upstream.service, upstream.address, upstream.peer.as_ref()),
+            Self::Resting(resting) => (&resting.service, resting.address, resting.peer.as_ref()),
+        }
+    }
+
     /// Whether the connection was made for this service at this address, in clear text or with the TLS settings that
     /// hold now.
     fn fits(&self, service: &Cluster, address: SocketAddr, peer: Option<&Peer>) -> bool {
-        let (own, at, of) = match self {
-            Self::Ready(upstream) => (&upstream.service, upstream.address, &upstream.peer),
-            Self::Resting(resting) => (&resting.service, resting.address, &resting.peer),
-        };
+        let (own, at, of) = self.leads();
         let header = own.policy.proxy_protocol == service.policy.proxy_protocol;
-        at == address && own.id == service.id && header && of.as_ref() == peer
+        service.is_same(address, at) && own.id == service.id && header && of == peer
+    }
+
+    /// Whether it may still be of use, as far as a flow to this address of a service tells.
+    fn may_stay(&self, service: &Cluster, address: SocketAddr) -> bool {
+        let (own, at, _) = self.leads();
+        own.id != service.id || service.keeps(address, at)
     }
 }
 
@@ -217,7 +228,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// Takes a connection that is open and ready.
+    /// Takes a connection that is open and ready. Closes those to former addresses of the service.
     pub(in crate::proxy) async fn take(
         &self,
         service: &Cluster,
@@ -225,6 +236,11 @@ where
         peer: Option<&Peer>,
     ) -> Option<Upstream<B>> {
         self.shut.store(false, Ordering::Release);
+        self.all().retain(|kept| {
+            let idle = kept.slot.idle();
+            idle.as_ref()
+                .is_some_and(|idle| idle.may_stay(service, address))
+        });
         loop {
             let idle = {
                 let mut all = self.all();

@@ -121,19 +121,20 @@ impl Connection {
         takes
     }
 
-    /// A stream is over.
-    pub(super) fn end(self: &Arc<Self>) {
+    /// A stream is over. True if the connection is idle from here on.
+    pub(super) fn end(self: &Arc<Self>) -> bool {
         let mut streams = self.streams();
         streams.active -= 1;
         self.freed.notify_waiters();
         if streams.active > 0 {
-            return;
+            return false;
         }
         self.room.lists.clear();
         // One that takes no further request would only hold its place.
         if streams.closing || !streams.held.may_serve(&self.pool) {
             streams.closing = true;
-            return self.finish(streams);
+            self.finish(streams);
+            return false;
         }
         let limit = streams.held.idle_limit(&self.pool);
         streams.timer = limit.map(|limit| {
@@ -152,6 +153,7 @@ impl Connection {
             let idle: Weak<Self> = Arc::downgrade(self);
             usage.idle(idle)
         });
+        true
     }
 
     /// It takes no further streams, and closes after the last one.
@@ -222,7 +224,7 @@ mod tests {
         for _ in 0..100 {
             assert!(connection.begin());
             assert_eq!(usage.idle_connections(), 0);
-            connection.end();
+            assert!(connection.end());
             assert_eq!(usage.idle_connections(), 1);
         }
         assert!(usage.evict_one() && !usage.evict_one());

@@ -4,6 +4,7 @@
 
 use super::connection::Connection;
 use super::duplex::Duplex;
+use super::open::{State, lock};
 use crate::proxy::field_room::StreamLists;
 use crate::proxy::message_body::{BodyError, MessageBody, StreamBody};
 use crate::proxy::stream_send::send_data;
@@ -22,12 +23,16 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::task::Poll;
 
 /// See the module. Dropping it resets the stream, unless it is over.
 pub(in crate::proxy) struct Lease {
     of: Arc<Connection>,
+    /// Where the connection leads.
+    pub(in crate::proxy) address: SocketAddr,
+    /// The connections among which it is idle after this stream.
+    among: Weak<Mutex<State>>,
     /// Sends the body of the request.
     body: Option<OwnedTask>,
     /// Of an extended CONNECT: the direction to the upstream.
@@ -39,9 +44,15 @@ pub(in crate::proxy) struct Lease {
 
 impl Lease {
     /// A stream of this connection, if it takes one more.
-    pub(super) fn of(connection: &Arc<Connection>) -> Option<Self> {
+    pub(super) fn of(
+        connection: &Arc<Connection>,
+        address: SocketAddr,
+        among: &Arc<Mutex<State>>,
+    ) -> Option<Self> {
         connection.begin().then(|| Self {
             of: Arc::clone(connection),
+            address,
+            among: Arc::downgrade(among),
             body: None,
             tunnel: None,
             counted: (None, None),
@@ -121,7 +132,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.of.end();
+        if self.of.end()
+            && let Some(among) = self.among.upgrade()
+        {
+            lock(&among).rested(&self.of);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 mod connection;
 mod duplex;
 mod lease;
+mod open;
 
 use super::connect::Connected;
 use super::held::Held;
@@ -20,12 +21,13 @@ use connection::{Connection, Room};
 pub(in crate::proxy) use duplex::Duplex;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
-use egress_core::traffic::{ClusterId, ConnectionPool, ProxyProtocol};
+use egress_core::traffic::ConnectionPool;
 use h2::client::{Builder, SendRequest};
 pub(in crate::proxy) use lease::Lease;
+use open::{Endpoint, State, lock};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -50,28 +52,10 @@ const MAX_HEADERS: u32 = 60 * 1024;
 const WAITS: usize = 3;
 
 /// The HTTP/2 connections of one client connection.
-#[derive(Default)]
 pub(in crate::proxy) struct Streams {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     /// Notified when a stream is over.
     freed: Arc<Notify>,
-}
-
-#[derive(Default)]
-struct State {
-    open: Vec<(Endpoint, Arc<Connection>)>,
-    making: Vec<(Endpoint, Arc<Notify>)>,
-}
-
-/// Where a connection leads.
-#[derive(Clone, PartialEq)]
-struct Endpoint {
-    id: ClusterId,
-    address: SocketAddr,
-    /// The header that it began with.
-    header: Option<ProxyProtocol>,
-    /// Whose certificate was verified, if it is TLS.
-    peer: Option<Peer>,
 }
 
 /// The right to make a connection. Other requests for the same endpoint wait until it is dropped.
@@ -82,7 +66,15 @@ pub(in crate::proxy) struct Making<'a> {
 }
 
 impl Streams {
-    /// A stream of an open connection.
+    /// With at most so many idle connections.
+    pub(in crate::proxy) fn new(most_idle: usize) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State::new(most_idle))),
+            freed: Arc::default(),
+        }
+    }
+
+    /// A stream of an open connection. Closes idle ones to former addresses of the service.
     pub(in crate::proxy) fn lease(
         &self,
         service: &Cluster,
@@ -90,7 +82,16 @@ impl Streams {
         peer: Option<&Peer>,
     ) -> Option<Lease> {
         let to = Endpoint::new(service, address, peer);
-        self.state().lease(&to)
+        self.lease_of(&mut self.state(), service, &to)
+    }
+
+    fn lease_of(&self, state: &mut State, service: &Cluster, to: &Endpoint) -> Option<Lease> {
+        state.leave(service, to);
+        let mut fitting = state
+            .open
+            .iter()
+            .filter(|(leads, _)| leads.serves(service, to));
+        fitting.find_map(|(leads, open)| Lease::of(open, leads.address, &self.state))
     }
 
     /// Waits until a stream of any connection is over, from this call on.
@@ -113,7 +114,7 @@ impl Streams {
             let freed = self.freed();
             let made = {
                 let mut state = self.state();
-                if let Some(lease) = state.lease(&to) {
+                if let Some(lease) = self.lease_of(&mut state, service, &to) {
                     return Ok(lease);
                 }
                 let made = state.making.iter().find(|(key, _)| *key == to);
@@ -154,26 +155,7 @@ impl Streams {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Endpoint {
-    fn new(service: &Cluster, address: SocketAddr, peer: Option<&Peer>) -> Self {
-        Self {
-            id: service.id.clone(),
-            address,
-            header: service.policy.proxy_protocol,
-            peer: peer.cloned(),
-        }
-    }
-}
-
-impl State {
-    fn lease(&mut self, to: &Endpoint) -> Option<Lease> {
-        self.open.retain(|(_, open)| open.is_open());
-        let mut fitting = self.open.iter().filter(|(leads, _)| leads == to);
-        fitting.find_map(|(_, open)| Lease::of(open))
+        lock(&self.state)
     }
 }
 
@@ -213,11 +195,10 @@ impl Making<'_> {
         };
         let freed = Arc::clone(&self.of.freed);
         let connection = Connection::new(send, connection, (pool, held), room, freed);
-        let lease = Lease::of(&connection).ok_or(UpstreamReset::Termination)?;
-        let to = Endpoint {
-            address,
-            ..self.to.clone()
-        };
+        let lease = Lease::of(&connection, address, &self.of.state);
+        let lease = lease.ok_or(UpstreamReset::Termination)?;
+        let mut to = self.to.clone();
+        to.address = address;
         self.of.state().open.push((to, connection));
         Ok(lease)
     }
