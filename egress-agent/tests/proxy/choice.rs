@@ -1,8 +1,9 @@
 //! `loadBalancer` and `outlierDetection`: which endpoint gets a request.
 
 use crate::raw::{Message, Raw, get, raw_origin};
-use crate::support::{Bed, HOST, cluster, split_port};
-use egress_core::routing::{Cluster, Split};
+use crate::support::{Bed, HOST, cluster, destination, split_port};
+use egress_agent::proxy::{DenialReason, Limits};
+use egress_core::routing::{Cluster, PortRoutes, Split, TcpRoute};
 use egress_core::traffic::{
     Balance, ClusterPolicy, Cookie, HashOn, OutlierDetection, RetryOn, RetryPolicy, RoutePolicy,
 };
@@ -252,4 +253,46 @@ async fn a_retry_does_not_go_to_an_endpoint_that_was_just_ejected() {
     let reply = ask(&bed, "/", "").await;
     assert_eq!((reply.status(), reply.text()), (503, "no healthy upstream"));
     assert_eq!(bed.record().await.attempts, 1);
+}
+
+#[tokio::test]
+async fn a_limit_of_the_proxy_does_not_count_against_the_endpoint_of_a_tcp_flow() {
+    let echo = raw_origin(|_, mut raw: Raw| async move {
+        while let Some(byte) = raw.take(1).await {
+            raw.send(&byte).await;
+        }
+    })
+    .await;
+    let tcp = vec![Arc::new(TcpRoute {
+        nets: vec!["192.0.2.1/32".parse().unwrap()],
+        sniffed: false,
+        to: split(&[echo], &[], ejecting(1, 100)),
+    })];
+    let port = PortRoutes {
+        tcp: tcp.into(),
+        ..PortRoutes::default()
+    };
+    let limits = Limits {
+        descriptors: 3,
+        descriptors_each: 3,
+        ..Limits::default()
+    };
+    let bed = Bed::with(port, Some(destination("192.0.2.1:80")), limits).await;
+    let mut first = bed.client().await;
+    first.send(b"SSH").await;
+    assert_eq!(first.take(3).await.unwrap(), b"SSH");
+    let mut second = bed.client().await;
+    second.send(b"SSH").await;
+    assert!(second.rest().await.is_empty());
+    assert_eq!(bed.denial().await, DenialReason::ConnectionLimit);
+    let record = bed.record().await;
+    assert_eq!(
+        (record.attempts, record.flags.to_string()),
+        (1, "UF".into())
+    );
+    drop(first);
+    bed.record().await;
+    let mut third = bed.client().await;
+    third.send(b"SSH").await;
+    assert_eq!(third.take(3).await.unwrap(), b"SSH");
 }

@@ -16,6 +16,8 @@ mod http_action;
 mod merged_policy;
 pub mod mirror;
 mod outlier_detection;
+#[cfg(test)]
+mod outlier_detection_tests;
 mod path_spec;
 mod proxy_protocol;
 mod redirect;

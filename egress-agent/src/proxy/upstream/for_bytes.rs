@@ -46,11 +46,13 @@ pub(in crate::proxy) async fn connect_any(
         let connected = tunnelled(client, &way, peer).await;
         let address = connected.as_ref().map_or(*to, |c| c.address);
         record.upstream = Some(address);
-        if let Some(workload) = workload {
-            workload.note(cluster, address, outcome(&connected));
+        if let (Some(workload), Some(outcome)) = (workload, outcome(&connected)) {
+            workload.note(cluster, address, outcome);
         }
         match connected {
             Ok(connected) => return Ok(connected),
+            // A limit of the proxy, which says nothing about the endpoint and holds for the next attempt too.
+            Err(limit @ UpstreamReset::Overflow(_)) => return Err(limit),
             Err(reset) => last = reset,
         }
     }
@@ -81,11 +83,13 @@ async fn tunnelled(
     }
 }
 
-fn outcome<T>(connected: &Result<T, UpstreamReset>) -> Outcome {
+/// What an attempt says about its endpoint.
+fn outcome<T>(connected: &Result<T, UpstreamReset>) -> Option<Outcome> {
     match connected {
-        Ok(_) => Outcome::Connected,
-        Err(UpstreamReset::ConnectTimeout) => Outcome::TimedOut,
-        Err(_) => Outcome::Lost,
+        Ok(_) => Some(Outcome::Connected),
+        Err(UpstreamReset::Overflow(_)) => None,
+        Err(UpstreamReset::ConnectTimeout) => Some(Outcome::TimedOut),
+        Err(_) => Some(Outcome::Lost),
     }
 }
 

@@ -174,9 +174,8 @@ impl Workload {
         if let Some(policy) = &cluster.policy.outliers
             && cluster.original_dst.is_none()
         {
-            let count = cluster.endpoints.len();
-            let now = self.since.elapsed();
-            lock(&self.outliers).note(endpoint, outcome, count, now, policy);
+            let (all, now) = (&cluster.endpoints, self.since.elapsed());
+            lock(&self.outliers).note(endpoint, outcome, all, now, policy);
         }
     }
 }
