@@ -101,6 +101,46 @@ async fn insecure_skip_verify_accepts_any_certificate_and_no_other_mode_does() {
     assert_eq!(status(&server, HOST, system).await, 503);
 }
 
+/// SIMPLE with a list of the authority that revokes one certificate and is followed by another list in this year.
+fn with_list(authority: &Authority, revoked: u8, next_year: i32) -> ClientTls {
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(next_year, 1, 1),
+        crl_number: vec![1].into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![rcgen::RevokedCertParams {
+            serial_number: vec![revoked].into(),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(authority.issuer()).unwrap();
+    let mut tls = authority.simple();
+    tls.verify.as_mut().unwrap().revoked = Some(authority.write("crl.pem", &list.pem().unwrap()));
+    tls
+}
+
+#[tokio::test]
+async fn a_list_of_revoked_certificates_that_has_expired_rejects_every_certificate() {
+    let authority = Authority::new();
+    let identity = authority.identity_with(&[HOST], |params| {
+        params.serial_number = Some(vec![7].into());
+    });
+    let server = Server::new(authority.server(&identity, false)).await;
+    for (next_year, code) in [(2090, 200), (2021, 503)] {
+        let tls = with_list(&authority, 8, next_year);
+        let bed = Bed::new(tls_to(&[HOST], server.address, Some(tls))).await;
+        let reply = bed.client().await.ask(&get(HOST, "/")).await;
+        assert_eq!(reply.status(), code, "{next_year}: {}", reply.text());
+        let expired = reply.text().contains(
+            "X509_verify_cert: certificate verification error at depth 0: CRL has expired",
+        );
+        assert_eq!(expired, code == 503, "{}", reply.text());
+    }
+}
+
 #[tokio::test]
 async fn a_revoked_certificate_is_rejected() {
     let authority = Authority::new();
@@ -111,22 +151,7 @@ async fn a_revoked_certificate_is_rejected() {
     };
     let good = authority.identity_with(&[HOST], serial(7));
     let bad = authority.identity_with(&[HOST], serial(8));
-    let list = rcgen::CertificateRevocationListParams {
-        this_update: rcgen::date_time_ymd(2020, 1, 1),
-        next_update: rcgen::date_time_ymd(2090, 1, 1),
-        crl_number: vec![1].into(),
-        issuing_distribution_point: None,
-        revoked_certs: vec![rcgen::RevokedCertParams {
-            serial_number: vec![8].into(),
-            revocation_time: rcgen::date_time_ymd(2021, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: rcgen::KeyIdMethod::Sha256,
-    };
-    let list = list.signed_by(authority.issuer()).unwrap();
-    let mut tls = authority.simple();
-    tls.verify.as_mut().unwrap().revoked = Some(authority.write("crl.pem", &list.pem().unwrap()));
+    let tls = with_list(&authority, 8, 2090);
     for (identity, code) in [(&good, 200), (&bad, 503)] {
         let server = Server::new(authority.server(identity, false)).await;
         assert_eq!(status(&server, HOST, tls.clone()).await, code);

@@ -10,7 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 use webpki::{
-    CertRevocationList, EndEntityCert, KeyUsage, RevocationOptions, RevocationOptionsBuilder,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptions,
+    RevocationOptionsBuilder,
 };
 
 /// See the module.
@@ -62,10 +63,15 @@ impl Verifier {
     }
 }
 
-/// As Envoy, each certificate of the chain needs a list of its issuer, if there are lists.
+/// As Envoy, each certificate of the chain needs a list of its issuer, if there are lists, and that list must not have
+/// expired.
 fn revocation<'a>(lists: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
     let options = RevocationOptionsBuilder::new(lists).ok()?;
-    Some(options.build())
+    Some(
+        options
+            .with_expiration_policy(ExpirationPolicy::Enforce)
+            .build(),
+    )
 }
 
 /// Whether the certificate has this name: a DNS name, which its wildcards cover too, an IP address or a URI.
