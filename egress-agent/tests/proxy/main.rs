@@ -5,6 +5,7 @@
 mod access_log;
 mod as_dialled;
 mod audit;
+mod back_off;
 mod balance;
 mod bodies;
 mod by_name;

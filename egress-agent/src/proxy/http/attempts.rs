@@ -68,6 +68,11 @@ impl Attempts<'_> {
         // Of the last retry, until the next one or the response.
         let mut _counted = None;
         loop {
+            match self.supply.judged_again() {
+                Ok(()) => {}
+                Err(Lost::Moved(now)) => peer = self.moved(now, &host)?,
+                Err(lost) => return Err(lost.reply(retry > 0, ticket.record.flags)),
+            }
             let is_last = retry == policy.attempts;
             let avoid = policy.avoid_previous;
             let Some(address) = self.supply.address(retry as usize, &tried, avoid) else {
@@ -78,10 +83,7 @@ impl Attempts<'_> {
             let attempt = self.attempt(&mut head, spends, to, ticket).await;
             if let Err(Lost::Moved(now)) = attempt {
                 ticket.record.attempts -= 1;
-                peer = peer_of(&now, &host);
-                if !self.supply.change(now) {
-                    return Err(self.no_endpoint());
-                }
+                peer = self.moved(now, &host)?;
                 continue;
             }
             let address = ticket.record.upstream.unwrap_or(address);
@@ -120,6 +122,7 @@ impl Attempts<'_> {
                 () = sleep(policy.back_off(retry, random)) => {}
                 never = self.body.read_ahead() => match never {},
             }
+            self.supply.waited = true;
             if let Some(elapsed) = self.end.at().map(|at| at.elapsed())
                 && let Some(expected) = self.policy.expected_timeout(elapsed)
             {
@@ -131,6 +134,16 @@ impl Attempts<'_> {
                 });
             }
             retry += 1;
+        }
+    }
+
+    /// Goes on with another state of the destination. Returns its peer.
+    fn moved(&mut self, now: Arc<Cluster>, host: &str) -> Result<Option<Peer>, LocalReply> {
+        let peer = peer_of(&now, host);
+        if self.supply.change(now) {
+            Ok(peer)
+        } else {
+            Err(self.no_endpoint())
         }
     }
 

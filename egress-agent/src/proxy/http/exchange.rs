@@ -54,7 +54,8 @@ pub(super) async fn exchange(
     let mut supply = Supply::new(session, cluster, affinity.hash, standing);
     if supply.order.is_empty() {
         match without_endpoint(client, cluster, &asking.authority).await {
-            Ok(found) => supply.order = found,
+            // It may have waited for the answer of the DNS.
+            Ok(found) => (supply.order, supply.waited) = (found, true),
             Err(reply) => return local_response(&reply, ticket),
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct Supply<'a> {
     /// Of the request, if the cluster is balanced by one. The first address is that of the hash.
     hash: Option<u64>,
     standing: Standing<'a>,
+    /// The request has waited since it was judged.
+    pub(super) waited: bool,
 }
 
 /// A connection that is open, or the right to make one.
@@ -74,6 +76,7 @@ impl<'a> Supply<'a> {
             order: Vec::new(),
             hash,
             standing,
+            waited: false,
         };
         supply.change(Arc::clone(cluster));
         supply
@@ -177,7 +180,11 @@ impl<'a> Supply<'a> {
         let pending = self.needed(Usage::pending)?;
         let streams = &self.session.streams;
         Ok(match streams.take(&self.cluster, address, peer).await {
-            Ok(lease) => Taken::Kept(Carrier::Http2(lease)),
+            Ok(lease) => {
+                // It may have waited for the connection that another request made.
+                self.may_still(lease.address)?;
+                Taken::Kept(Carrier::Http2(lease))
+            }
             Err(making) => Taken::New(Right {
                 making: Some(making),
                 pending,
@@ -293,18 +300,38 @@ impl<'a> Supply<'a> {
         let limit = self.session.client.shared.limits.idle;
         let waited = timeout(limit, waiting).await;
         let waited = waited.map_err(|_| self.overflow())?;
+        let address = match &waited {
+            Waited::Kept(kept) => kept.address(),
+            Waited::Room(_) => address,
+        };
         self.may_still(address)?;
         Ok(waited)
     }
 
-    /// Whether the request may still go to this address, after a wait.
-    fn may_still(&self, address: SocketAddr) -> Result<(), Lost> {
-        let before = &self.cluster;
-        let Some(now) = self.standing.now(before) else {
+    /// The present state of the destination, after a wait.
+    fn present(&self) -> Result<Arc<Cluster>, Lost> {
+        self.standing.now(&self.cluster).ok_or_else(|| {
             let authority = Some(self.standing.authority);
             self.session.client.deny(DenialReason::Removed, authority);
-            return Err(Lost::Removed);
-        };
+            Lost::Removed
+        })
+    }
+
+    /// Judges the request again if it has waited, before its next attempt.
+    pub(super) fn judged_again(&mut self) -> Result<(), Lost> {
+        if !std::mem::take(&mut self.waited) {
+            return Ok(());
+        }
+        let now = self.present()?;
+        if Arc::ptr_eq(&now, &self.cluster) || now == self.cluster {
+            return Ok(());
+        }
+        Err(Lost::Moved(now))
+    }
+
+    /// Whether the request may still go to this address, after a wait.
+    fn may_still(&self, address: SocketAddr) -> Result<(), Lost> {
+        let (before, now) = (&self.cluster, self.present()?);
         let same = Arc::ptr_eq(&now, before)
             || now.policy == before.policy
                 && now.protocol == before.protocol
