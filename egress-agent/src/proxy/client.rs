@@ -8,6 +8,8 @@ use super::places::Place;
 use super::shared::Shared;
 use super::upstream::workload::Workload;
 use egress_core::routing::{Cluster, RouteTable, candidates};
+use egress_core::traffic::balance::hash_of;
+use egress_core::traffic::{Balance, HashOn};
 use egress_ebpf::addr::Addr;
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::net::SocketAddr;
@@ -26,6 +28,12 @@ impl Client {
     pub(super) fn workload(&self, cluster: &Cluster) -> Option<Arc<Workload>> {
         let is_needed = Workload::is_needed(cluster);
         is_needed.then(|| self.shared.clusters.of(cluster, self.share()))
+    }
+
+    /// The hash of this client's address, if a cluster is balanced by it.
+    pub(super) fn source_hash(&self, cluster: &Cluster) -> Option<u64> {
+        let by_source = cluster.policy.balance == Some(Balance::Hash(HashOn::SourceIp));
+        by_source.then(|| hash_of(self.peer.ip().to_string().as_bytes()))
     }
 
     /// Addresses of a destination, in the order in which they are dialled for this client. `hash`: of the flow, if the

@@ -78,7 +78,8 @@ pub(super) async fn forward(
         return removed(&mut ticket);
     }
     let workload = client.workload(cluster);
-    let mut order = client.addresses_of(cluster, workload.as_deref(), None);
+    let hash = client.source_hash(cluster);
+    let mut order = client.addresses_of(cluster, workload.as_deref(), hash);
     if let Some(port) = cluster.dynamic {
         let name = ticket.record.host.clone();
         match client.addresses_by_name(cluster, port, &name).await {

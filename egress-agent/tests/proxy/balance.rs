@@ -6,7 +6,7 @@ use crate::tls::real_hello;
 use egress_core::routing::{
     Cluster, HttpRoute, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,
 };
-use egress_core::traffic::ClusterId;
+use egress_core::traffic::{Balance, ClusterId, ClusterPolicy, HashOn};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -183,4 +183,29 @@ async fn flows_of_one_service_take_no_turns_from_another() {
         *counts.entry(('b', at)).or_default() += 1;
     }
     assert_eq!(counts.into_values().collect::<Vec<_>>(), [6, 6, 6, 6]);
+}
+
+#[tokio::test]
+async fn flows_of_every_kind_from_one_address_stay_with_one_endpoint() {
+    let mut all = Vec::new();
+    for name in 0..4 {
+        all.push(origin(name).await);
+    }
+    let hashed = || {
+        Split::one(Arc::new(Cluster {
+            policy: Arc::new(ClusterPolicy {
+                balance: Some(Balance::Hash(HashOn::SourceIp)),
+                ..ClusterPolicy::default()
+            }),
+            ..Cluster::clone(&service(&all))
+        }))
+    };
+    let mut used = Vec::new();
+    for kind in [Kind::Http, Kind::Tls, Kind::Tcp] {
+        let counts = shares(kind, hashed, 12).await;
+        assert_eq!(counts.len(), 1, "{kind:?}: {counts:?}");
+        used.extend(counts.into_keys());
+    }
+    used.dedup();
+    assert_eq!(used.len(), 1, "{used:?}");
 }

@@ -33,7 +33,7 @@ impl Affinity {
                 let all: Vec<_> = values.iter().map(|value| value.as_bytes()).collect();
                 (!all.is_empty()).then(|| hash_of(&all.concat()))
             }
-            HashOn::SourceIp => Some(hash_of(client.peer.ip().to_string().as_bytes())),
+            HashOn::SourceIp => client.source_hash(cluster),
             HashOn::QueryParameter(name) => {
                 let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
                 query_parameter(path, name).map(|value| hash_of(value.as_bytes()))
