@@ -79,10 +79,9 @@ impl RetryPolicy {
 
     /// Whether an attempt with this response is made again, if retries are left.
     pub fn after_response(&self, status: u16, headers: &HeaderMap) -> bool {
-        if self.on.has(Condition::EnvoyRateLimited) {
-            return headers
-                .get("x-envoy-ratelimited")
-                .is_some_and(|v| v == "true");
+        // Another Envoy denied the request by its rate limit: no other condition counts.
+        if headers.contains_key("x-envoy-ratelimited") {
+            return self.on.has(Condition::EnvoyRateLimited);
         }
         let by_status = match status {
             502..=504 => self.on.has(Condition::ServerError) || self.on.has(Condition::Gateway),
@@ -218,9 +217,22 @@ mod tests {
             );
         }
         let limited = headers(&[("x-envoy-ratelimited", "true")]);
-        let policy = on("envoy-ratelimited,5xx");
-        assert!(policy.after_response(429, &limited));
-        assert!(!policy.after_response(503, &headers(&[])));
+        let other = headers(&[("x-envoy-ratelimited", "")]);
+        for (text, status, limited, again) in [
+            ("envoy-ratelimited,5xx", 429, &limited, true),
+            ("envoy-ratelimited", 429, &other, true),
+            ("envoy-ratelimited,5xx", 429, &headers(&[]), false),
+            ("envoy-ratelimited,5xx", 503, &headers(&[]), true),
+            ("5xx", 503, &limited, false),
+            ("429", 429, &other, false),
+        ] {
+            let policy = on(text);
+            assert_eq!(
+                policy.after_response(status, limited),
+                again,
+                "{text} {status}"
+            );
+        }
         for (text, started, again) in [
             ("5xx", true, true),
             ("gateway-error", true, true),
