@@ -182,12 +182,13 @@ impl Streams {
                     draining = true;
                     connection.graceful_shutdown();
                 }
-                () = sleep(FIRST_REQUEST), if draining && idle => {
+                // A disabled branch is still evaluated, so the timers are made where they are polled.
+                () = async { sleep(FIRST_REQUEST).await }, if draining && idle => {
                     if !connection.has_streams() {
                         return;
                     }
                 }
-                () = sleep(REST), if idle && !draining && !resting => {
+                () = async { sleep(REST).await }, if idle && !draining && !resting => {
                     session.rest().await;
                     resting = true;
                 }
