@@ -6,7 +6,12 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::ops::Bound;
 use std::sync::Arc;
+
+/// The wildcards in a sorted map of hosts: every text that begins with a star. Hosts of invalid objects may sort before
+/// them, because ASCII has printable characters before the star.
+pub const WILDCARDS: (Bound<&str>, Bound<&str>) = (Bound::Included("*"), Bound::Excluded("+"));
 
 /// The form in which hosts are kept and compared: lower case, no final dot.
 pub fn canonical(host: &str) -> Arc<str> {

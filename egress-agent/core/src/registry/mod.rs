@@ -5,6 +5,8 @@
 
 mod allocate;
 mod apart;
+#[cfg(test)]
+mod choice_tests;
 mod delegate;
 mod dependences;
 mod destination_policy;
@@ -129,11 +131,10 @@ impl Registry {
             let (spec, namespace) = (vs.spec(), &vs.object.meta.namespace);
             scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &spec.hosts)
         };
-        // Wildcards sort before every name.
-        let first = self.rules.keys().next();
-        let wildcards = first.is_some_and(|host| hosts::is_wildcard(host));
+        let mut wildcards = self.rules.range::<str, _>(hosts::WILDCARDS);
+        let has_wildcards = wildcards.next().is_some();
         hosts::patterns(host)
-            .take(if wildcards { usize::MAX } else { 1 })
+            .take(if has_wildcards { usize::MAX } else { 1 })
             .filter_map(|p| self.rules.get(&*p))
             .flatten()
             .filter(visible)

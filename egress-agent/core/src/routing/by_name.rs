@@ -8,7 +8,7 @@
 //! `*.example.com` matches `a.b.example.com` and not `example.com`; `*example.com` matches both, and `badexample.com`
 //! too.
 
-use crate::istio::hosts::{ends, specificity};
+use crate::istio::hosts::{WILDCARDS, ends, specificity};
 use crate::sharing::share;
 use imbl::OrdMap;
 use std::cmp::Ordering;
@@ -162,11 +162,7 @@ impl<T> ByName<T> {
     pub(super) fn find<R>(&self, host: &str, accept: impl Fn(&Arc<T>) -> Option<R>) -> Option<R> {
         let find = |name: &str| self.names.get(name)?.iter().find_map(&accept);
         let longest_wildcard = || {
-            // Wildcards sort before every name.
-            let (first, _) = self.names.get_min()?;
-            if !first.starts_with('*') {
-                return None;
-            }
+            self.names.range::<_, str>(WILDCARDS).next()?;
             let mut wildcard = String::with_capacity(host.len() + 1);
             ends(host).find_map(|end| {
                 wildcard.clear();
@@ -219,5 +215,33 @@ impl<T: Named> From<Vec<Arc<T>>> for ByName<T> {
             }
         }
         new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ByName, Named};
+    use std::sync::Arc;
+
+    struct Entry(&'static str);
+
+    impl Named for Entry {
+        fn names(&self) -> impl Iterator<Item = &str> {
+            std::iter::once(self.0)
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_found_beside_names_that_sort_before_it() {
+        let entries = ["*.x.com", "${HOST}.x.com", "b.com"].map(|name| Arc::new(Entry(name)));
+        let names = ByName::from(entries.to_vec());
+        for (host, expected) in [
+            ("a.x.com", Some("*.x.com")),
+            ("b.com", Some("b.com")),
+            ("c.com", None),
+        ] {
+            let found = names.find(host, |entry| Some(entry.0));
+            assert_eq!(found, expected, "{host}");
+        }
     }
 }

@@ -78,11 +78,7 @@ impl Sight {
         if let Some(found) = self.services.get(name).and_then(&mut take) {
             return Some(found);
         }
-        // Wildcards sort before every name.
-        let (first, _) = self.services.get_min()?;
-        if !hosts::is_wildcard(first) {
-            return None;
-        }
+        self.services.range::<_, str>(hosts::WILDCARDS).next()?;
         let mut wildcard = String::with_capacity(name.len() + 1);
         let partial = self.partial > 0;
         let ends = ends(name).filter(|end| partial || end.is_empty() || end.starts_with('.'));

@@ -47,6 +47,27 @@ fn workload(namespace: usize) -> Workload {
     }
 }
 
+#[test]
+fn a_host_that_sorts_before_the_wildcards_hides_none() {
+    let ports = "ports: [{number: 80, name: h, protocol: HTTP}]";
+    let wild = entry(
+        "w",
+        "all",
+        &format!("hosts: ['*.x.com'], resolution: NONE, {ports}"),
+    );
+    // Not a valid host.
+    let other = entry(
+        "o",
+        "all",
+        &format!("hosts: ['$x.com'], resolution: NONE, {ports}"),
+    );
+    let mut state = State::new(Settings::default());
+    state.handle_rules(Instant::now(), &objects(&(wild + &other)));
+    let names = state.names();
+    assert!(names.lists(PolicyId(0), "a.x.com"));
+    assert!(!names.lists(PolicyId(0), "a.y.com"));
+}
+
 /// The work for one denial with this many services, all of which every policy sees.
 fn looks(services: usize, policies: usize) -> usize {
     let (now, mut text) = (Instant::now(), String::new());

@@ -1,0 +1,65 @@
+//! Tests which of several rules for one host decides, beside rules that are invalid, private or for other clients.
+
+use super::Registry;
+use super::plan::HostPlan;
+use super::scope::Workload;
+use super::view::View;
+use crate::istio::stand_in::stand_in;
+use crate::istio::{Object, decode};
+use std::sync::Arc;
+
+fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: {kind}\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+fn objects(text: &str) -> Vec<Arc<Object>> {
+    let decoded = decode("test.yaml", text);
+    decoded.objects.into_iter().map(Arc::new).collect()
+}
+
+/// What is in force instead of one invalid object.
+fn instead(text: &str) -> Arc<Object> {
+    Arc::new(stand_in(&objects(text)[0]).unwrap())
+}
+
+fn entry(namespace: &str, host: &str) -> String {
+    let port = "{number: 80, name: h, protocol: HTTP}, {number: 8080, name: g, protocol: HTTP}";
+    let spec = format!("{{hosts: [{host}], resolution: DNS, ports: [{port}]}}");
+    object("ServiceEntry", namespace, "entry", &spec)
+}
+
+/// A `VirtualService` of a host with a timeout, for the requests that a match takes.
+fn rule(namespace: &str, name: &str, host: &str, matches: &str, seconds: u8) -> String {
+    let spec = format!(
+        "{{hosts: ['{host}'], http: [{{{matches}timeout: {seconds}s, route: [{{destination: {{host: a.x.com}}}}]}}]}}"
+    );
+    object("VirtualService", namespace, name, &spec)
+}
+
+fn plan(objects: &[Arc<Object>], client: &Workload) -> Arc<HostPlan> {
+    let registry = Registry::new(objects, "cluster.local");
+    let view = View::new(&registry, registry.scope_of(client));
+    Arc::clone(&view.plans["a.x.com"])
+}
+
+/// The timeout in seconds of the first route of a port.
+fn timeout(objects: &[Arc<Object>], client: &Workload, port: u16) -> u64 {
+    let plan = plan(objects, client);
+    let route = plan.get(port).unwrap().http.iter().flatten().next();
+    route.unwrap().policy.timeout.unwrap_or_default().as_secs()
+}
+
+#[test]
+fn a_host_that_sorts_before_the_wildcards_hides_none() {
+    let text = entry("one", "a.x.com") + &rule("one", "wild", "*.x.com", "", 3);
+    let mut rules = objects(&text);
+    for host in ["${HOST}.example.com", "!", "#a.com", "'", "(", "\"", ""] {
+        let other = rule("one", "other", &host.replace('\'', "''"), "", 9);
+        rules.push(instead(&other));
+        assert_eq!(timeout(&rules, &Workload::default(), 80), 3, "{host}");
+        rules.pop();
+    }
+}
