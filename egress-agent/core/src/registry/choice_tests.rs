@@ -39,6 +39,15 @@ fn rule(namespace: &str, name: &str, host: &str, matches: &str, seconds: u8) -> 
     object("VirtualService", namespace, name, &spec)
 }
 
+fn client(namespace: &str, labels: &[(&str, &str)]) -> Workload {
+    let labels = labels.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+    Workload {
+        namespace: namespace.into(),
+        labels: labels.collect(),
+        ..Workload::default()
+    }
+}
+
 fn plan(objects: &[Arc<Object>], client: &Workload) -> Arc<HostPlan> {
     let registry = Registry::new(objects, "cluster.local");
     let view = View::new(&registry, registry.scope_of(client));
@@ -61,5 +70,51 @@ fn a_host_that_sorts_before_the_wildcards_hides_none() {
         rules.push(instead(&other));
         assert_eq!(timeout(&rules, &Workload::default(), 80), 3, "{host}");
         rules.pop();
+    }
+}
+
+#[test]
+fn a_rule_without_routes_for_a_port_or_a_client_hides_none() {
+    let missing = object(
+        "VirtualService",
+        "one",
+        "a",
+        "{hosts: [a.x.com], http: [{delegate: {name: nobody}}]}",
+    );
+    let leaf = object(
+        "VirtualService",
+        "one",
+        "leaf",
+        "{http: [{match: [{port: 8080}], timeout: 1s, route: [{destination: {host: a.x.com}}]}]}",
+    );
+    let delegating = object(
+        "VirtualService",
+        "one",
+        "a",
+        "{hosts: [a.x.com], http: [{delegate: {name: leaf}}]}",
+    ) + &leaf;
+    let older = |matches: &str| rule("one", "a", "a.x.com", matches, 1);
+    let (app, two) = (client("one", &[("app", "x")]), client("two", &[]));
+    for (older, client, port, expected) in [
+        (older(""), &two, 80, 1),
+        (older("match: [{port: 8080}], "), &two, 80, 2),
+        (older("match: [{port: 8080}], "), &two, 8080, 1),
+        (older("match: [{sourceLabels: {app: x}}], "), &app, 80, 1),
+        (older("match: [{sourceLabels: {app: x}}], "), &two, 80, 2),
+        (older("match: [{sourceNamespace: one}], "), &app, 80, 1),
+        (older("match: [{sourceNamespace: one}], "), &two, 80, 2),
+        (older("match: [{gateways: [gw]}], "), &two, 80, 2),
+        (missing, &two, 80, 2),
+        (delegating.clone(), &two, 80, 2),
+        (delegating, &two, 8080, 1),
+    ] {
+        let base = entry("one", "a.x.com") + &older;
+        let exact = base.clone() + &rule("one", "b", "a.x.com", "", 2);
+        assert_eq!(timeout(&objects(&exact), client, port), expected, "{exact}");
+        let wild = base.clone() + &rule("one", "b", "*.x.com", "", 2);
+        assert_eq!(timeout(&objects(&wild), client, port), expected, "{wild}");
+        if expected == 2 {
+            assert_eq!(timeout(&objects(&base), client, port), 0, "{base}");
+        }
     }
 }

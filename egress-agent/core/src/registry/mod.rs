@@ -14,7 +14,7 @@ mod l4;
 pub mod lint;
 pub mod not_done;
 pub mod plan;
-mod routes;
+pub(crate) mod routes;
 pub mod scope;
 #[cfg(test)]
 mod scope_tests;

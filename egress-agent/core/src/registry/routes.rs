@@ -4,14 +4,15 @@
 //! Owns which `VirtualService` applies and in which order. Names destinations by host and port;
 //! `policy` knows their present addresses.
 
-use super::VirtualService;
 use super::delegate::merged;
 use super::destination_policy::{not_carried_out, policy};
 use super::l4::{tcp, tls};
 use super::not_done::denied_route;
 use super::plan::{Context, HostPlan, HttpPlan, PortPlan, To};
+use super::scope::Scope;
 use super::services::{Class, Service};
 use super::target::{itself, mirrors, shares};
+use super::{Registry, VirtualService};
 use crate::istio::virtual_service::{HttpMatchRequest, HttpRoute};
 use crate::routing::HttpMatch;
 use crate::traffic::{ClusterPolicy, HttpAction, NoAction, RoutePolicy};
@@ -62,17 +63,32 @@ pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     plans.into()
 }
 
-/// The first `VirtualService` with http routes takes the host; several are not merged.
+/// The first `VirtualService` with http routes for the port and the client takes the host; several are not merged.
 fn http(service: &Service, port: u16, own: To, context: &Context<'_>) -> Vec<HttpPlan> {
     let mut rules = context.registry.rules_for(&service.host, context.scope);
-    let in_force = rules.find(|vs| !vs.spec().http.is_empty());
-    in_force
-        .and_then(|vs| http_routes(vs, port, context))
+    rules
+        .find_map(|vs| http_routes(vs, port, context))
         .unwrap_or_else(|| vec![HttpPlan::all(own)])
 }
 
-/// The routes of a `VirtualService` on a dialled port; `None` if it has none for this port, which leaves the port to
-/// the service (istio `pilot/pkg/networking/core/route/route.go`, `BuildHTTPRoutesForVirtualService`).
+/// Whether a `VirtualService` has http routes for requests of this client on a port. Without one it leaves them to the
+/// next `VirtualService` of the host (istio `buildSidecarVirtualHostsForVirtualService`).
+pub fn has_http(vs: &VirtualService, port: u16, registry: &Registry, scope: &Scope) -> bool {
+    let applies = |route: &HttpRoute, of: &VirtualService| {
+        let mut matches = route.r#match.iter();
+        let all = matches.len() == 0 && vs.for_mesh(&[]);
+        all || matches.any(|m| takes(m, of, vs, port, scope))
+    };
+    let leads = |to: &VirtualService| {
+        to.object.denied.is_some() || to.spec().http.iter().any(|route| applies(route, to))
+    };
+    vs.spec().http.iter().any(|route| {
+        let to = || registry.delegate(route.delegate.as_ref()?, vs);
+        applies(route, vs) && (route.delegate.is_none() || to().is_some_and(leads))
+    })
+}
+
+/// The routes of a `VirtualService` on a dialled port; `None` if it has none for this port and client (istio `pilot/pkg/networking/core/route/route.go`, `BuildHTTPRoutesForVirtualService`).
 fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<Vec<HttpPlan>> {
     let mut plans = Vec::new();
     for (index, route) in vs.spec().http.iter().enumerate() {
@@ -162,19 +178,7 @@ fn matching(
     if route.r#match.is_empty() {
         return root.for_mesh(&[]).then(Vec::new);
     }
-    let here = |m: &&HttpMatchRequest| {
-        // A match with gateways of its own ignores the source (istio `sourceMatchHTTP`).
-        let source = !m.gateways.is_empty()
-            || context
-                .scope
-                .is_source(&m.source_labels, &m.source_namespace);
-        let gateways = if m.gateways.is_empty() {
-            root.for_mesh(&[])
-        } else {
-            vs.for_mesh(&m.gateways)
-        };
-        (m.port == 0 || m.port == u32::from(port)) && gateways && source
-    };
+    let here = |m: &&HttpMatchRequest| takes(m, vs, root, port, context.scope);
     let mut matches = Vec::new();
     for m in route.r#match.iter().filter(here) {
         let m = HttpMatch::new(m);
@@ -184,4 +188,22 @@ fn matching(
         matches.push(m);
     }
     (!matches.is_empty()).then_some(matches)
+}
+
+/// Whether requests of this client on a port can meet a match, as far as that is known before there is a request.
+fn takes(
+    m: &HttpMatchRequest,
+    vs: &VirtualService,
+    root: &VirtualService,
+    port: u16,
+    scope: &Scope,
+) -> bool {
+    // A match with gateways of its own ignores the source (istio `sourceMatchHTTP`).
+    let source = !m.gateways.is_empty() || scope.is_source(&m.source_labels, &m.source_namespace);
+    let gateways = if m.gateways.is_empty() {
+        root.for_mesh(&[])
+    } else {
+        vs.for_mesh(&m.gateways)
+    };
+    (m.port == 0 || m.port == u32::from(port)) && gateways && source
 }

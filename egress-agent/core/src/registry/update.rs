@@ -283,6 +283,12 @@ impl Registry {
         }
     }
 
+    /// The `VirtualService`s that delegate to this one.
+    pub(super) fn delegating_to(&self, delegate: &Object) -> impl Iterator<Item = &Arc<Object>> {
+        let all = self.delegating.get(&own_name(delegate));
+        all.into_iter().flatten()
+    }
+
     /// Touches the routes that delegate to the `VirtualService` of this name.
     pub(super) fn touch_delegating(&self, key: &Named, touched: &mut Touched) {
         for object in self.delegating.get(key).into_iter().flatten() {

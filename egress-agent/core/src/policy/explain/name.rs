@@ -36,8 +36,9 @@ impl<'a> Asked<'a> {
             };
         };
         let rule = service.filter(|_| class.is_some());
-        let by =
-            rule.and_then(|s| words::virtual_service(&self.state.registry, view, s, &shown.spoken));
+        let by = rule.and_then(|s| {
+            words::virtual_service(&self.state.registry, view, (s, port), &shown.spoken)
+        });
         let mut lines = if shown.fate.passes() {
             self.allowed_lines(shown, service, class, by.as_deref())
         } else {

@@ -6,6 +6,7 @@ use super::addresses::Addresses;
 use super::gate::{Fate, Spoken};
 use crate::istio::Object;
 use crate::istio::service_entry::Resolution;
+use crate::registry::routes::has_http;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::registry::{Registry, VirtualService};
@@ -148,15 +149,15 @@ pub(super) fn placed(object: &Object) -> String {
     format!("{object} ({})", object.place())
 }
 
-/// The `VirtualService` that applies to this protocol of a service.
+/// The `VirtualService` that applies to this protocol on a port of a service.
 pub(super) fn virtual_service(
     registry: &Registry,
     view: &View,
-    service: &Service,
+    (service, port): (&Service, u16),
     spoken: &Spoken<'_>,
 ) -> Option<String> {
     let has_say = |vs: &&VirtualService| match spoken {
-        Spoken::Http(_) | Spoken::Http2(_) => !vs.spec().http.is_empty(),
+        Spoken::Http(_) | Spoken::Http2(_) => has_http(vs, port, registry, &view.scope),
         Spoken::Tls(_) => !vs.spec().tls.is_empty(),
         Spoken::Bytes => !vs.spec().tcp.is_empty(),
     };

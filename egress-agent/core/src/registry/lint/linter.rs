@@ -177,12 +177,12 @@ impl Linter {
                 }
             }
             // Which of several rules for a host is in force.
-            Some(Spec::VirtualService(spec)) => {
-                for host in spec.hosts.iter().map(|host| full(host)) {
-                    let same = under(&self.registry.rules, &host).flatten();
-                    anew.objects.extend(same.map(|rule| place(&rule.object)));
+            Some(Spec::VirtualService(spec)) if spec.hosts.is_empty() => {
+                for rule in self.registry.delegating_to(object) {
+                    self.touch_rules(rule, anew);
                 }
             }
+            Some(Spec::VirtualService(_)) => self.touch_rules(object, anew),
             // Which subsets a destination has.
             Some(Spec::DestinationRule(spec)) => {
                 let host = full(&spec.host);
@@ -190,6 +190,19 @@ impl Linter {
                 anew.objects.extend(asking.copied());
             }
             Some(Spec::Sidecar(_) | Spec::WorkloadEntry(_)) | None => {}
+        }
+    }
+
+    /// Notes the rules for the hosts of a `VirtualService`.
+    fn touch_rules(&self, object: &Object, anew: &mut Anew) {
+        let Some(Spec::VirtualService(spec)) = &object.spec else {
+            return;
+        };
+        let (own, domain) = (&object.meta.namespace, &self.registry.domain);
+        for host in &spec.hosts {
+            let host = hosts::full_name(host, own, domain);
+            let same = under(&self.registry.rules, &host).flatten();
+            anew.objects.extend(same.map(|rule| place(&rule.object)));
         }
     }
 }

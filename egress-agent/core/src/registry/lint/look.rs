@@ -7,10 +7,12 @@ use crate::istio::message::{Path, Step};
 use crate::istio::service_entry::Resolution;
 use crate::istio::validate::ADDRESS_HINT;
 use crate::istio::{Message, Object, Severity, Spec};
+use crate::registry::routes::has_http;
 use crate::registry::scope::Scope;
 use crate::registry::services::{Class, Entry, Port, Service};
 use crate::registry::virtual_service::serves_mesh;
 use crate::registry::{Registry, VirtualService};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -185,16 +187,10 @@ impl Lint<'_> {
                     format!("no ServiceEntry lists {host}: this rule has no effect for it{hint}");
                 self.warn(object, &at, text);
             }
-            let scope = Scope::everything();
-            let mut same = self.registry.rules_for(&host, &scope);
-            if let Some(first) = same.find(|v| !v.spec().http.is_empty())
-                && !spec.http.is_empty()
-                && !Arc::ptr_eq(&first.object, object)
-            {
+            if let Some(first) = self.hidden_by(rule, &host, &covered) {
                 let text = format!(
-                    "its http routes are not in force for {host}: those of {} are, and rules for \
-                     one host are not merged",
-                    first.object
+                    "its http routes are not in force for {host}: those of {first} are, and rules for \
+                     one host are not merged"
                 );
                 self.warn(object, &at, text);
             }
@@ -202,6 +198,34 @@ impl Lint<'_> {
         }
         self.destinations(rule);
         self.dead_routes(rule);
+    }
+
+    /// The rule that comes before this one for a host, if such rules take each port for which this one has http routes,
+    /// whoever the client is.
+    fn hidden_by(
+        &self,
+        rule: &VirtualService,
+        host: &str,
+        covered: &[Service],
+    ) -> Option<Arc<Object>> {
+        let (anyone, nobody) = (Scope::everything(), Scope::default());
+        let before = self.registry.rules_for(host, &anyone);
+        let before = before.take_while(|vs| !Arc::ptr_eq(&vs.object, &rule.object));
+        let before: Vec<_> = before.filter(|vs| !vs.spec().http.is_empty()).collect();
+        let ports = covered.iter().flat_map(|service| service.ports());
+        let ports = ports.filter(|(_, port)| port.class.is_http());
+        let ports: BTreeSet<u16> = ports.map(|(number, _)| number).collect();
+        let mut first = None;
+        for port in ports {
+            if !has_http(rule, port, self.registry, &anyone) {
+                continue;
+            }
+            let mut before = before.iter();
+            // A route for certain clients leaves the others to the next rule.
+            let hides = before.find(|vs| has_http(vs, port, self.registry, &nobody))?;
+            first = first.or(Some(Arc::clone(&hides.object)));
+        }
+        first
     }
 
     /// Services that a rule's host covers.

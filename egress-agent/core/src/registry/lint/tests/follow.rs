@@ -44,6 +44,16 @@ fn pool() -> Vec<Arc<Object>> {
         let spec = format!("hosts: [{hosts}], http: [{{route: [{{destination: {{{to}}}}}]}}]");
         text += &object("VirtualService", &format!("v{n}"), "n0", &spec);
     }
+    // Whether rules of b.com are hidden depends on their delegate.
+    let rest = "http: [{delegate: {name: leaf}}]";
+    text += &object(
+        "VirtualService",
+        "delegating",
+        "n0",
+        &format!("hosts: [b.com], {rest}"),
+    );
+    let rest = "http: [{route: [{destination: {host: b.com}}]}]";
+    text += &object("VirtualService", "leaf", "n0", rest);
     for (n, spec) in [
         "host: a.com, subsets: [{name: v1, labels: {v: '1'}}]",
         "host: '*.com', subsets: [{name: v2, labels: {v: '2'}}, {name: v1, labels: {v: '1'}}]",

@@ -59,6 +59,20 @@ fn rules_that_fit_together_have_no_finding() {
 }
 
 #[test]
+fn a_rule_that_takes_some_ports_or_clients_leaves_the_others_to_a_younger_one() {
+    for matches in [
+        "match: [{sourceLabels: {app: x}}], ",
+        "match: [{sourceNamespace: two}], ",
+        "match: [{port: 81}], ",
+    ] {
+        let text = entry("a", HTTP)
+            + &rule("v", &format!("hosts: [a.com], http: [{{{matches}{TO_A}}}]"))
+            + &rule("w", &format!("hosts: [a.com], http: [{{{TO_A}}}]"));
+        assert_eq!(findings(&text), [""; 0], "{matches}");
+    }
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one table")]
 fn each_finding_names_the_object_and_the_field() {
     let matched = "match: [{uri: {prefix: /}}]";
@@ -117,6 +131,19 @@ fn each_finding_names_the_object_and_the_field() {
                     &format!("hosts: [a.com], http: [{{timeout: 1s, {TO_A}}}]"),
                 ),
             "2 spec.hosts[0]: its http routes are not in force for a.com: those of VirtualService default/v are",
+        ),
+        (
+            entry("a", HTTP)
+                + &rule(
+                    "u",
+                    &format!("hosts: [a.com], http: [{{match: [{{port: 81}}], {TO_A}}}]"),
+                )
+                + &rule("v", &format!("hosts: [a.com], http: [{{{TO_A}}}]"))
+                + &rule(
+                    "w",
+                    &format!("hosts: [a.com], http: [{{timeout: 1s, {TO_A}}}]"),
+                ),
+            "3 spec.hosts[0]: its http routes are not in force for a.com: those of VirtualService default/v are",
         ),
         (
             entry(
