@@ -118,3 +118,33 @@ fn a_rule_without_routes_for_a_port_or_a_client_hides_none() {
         }
     }
 }
+
+#[test]
+fn a_destination_rule_of_a_namespace_without_a_say_has_no_effect() {
+    let rule = |namespace: &str, rest: &str| {
+        let spec = format!("{{host: a.x.com, {rest}subsets: [{{name: v, labels: {{v: '1'}}}}]}}");
+        object("DestinationRule", namespace, "d", &spec)
+    };
+    let to_subset = object(
+        "VirtualService",
+        "one",
+        "v",
+        "{hosts: [a.x.com], http: [{route: [{destination: {host: a.x.com, subset: v}}]}]}",
+    );
+    let base = entry("one", "a.x.com") + &to_subset;
+    for (of, applies) in [
+        // The client's, the service's and the root namespace.
+        ("two", true),
+        ("one", true),
+        ("istio-system", true),
+        ("three", false),
+    ] {
+        for rest in ["", "exportTo: ['*'], ", "exportTo: [two], "] {
+            let rules = objects(&(base.clone() + &rule(of, rest)));
+            let registry = Registry::new(&rules, "cluster.local");
+            let scope = registry.scope_of(&client("two", &[]));
+            let found = registry.subset("a.x.com", "one", "v", &scope);
+            assert_eq!(found.is_some(), applies, "{of} {rest}");
+        }
+    }
+}

@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 impl Registry {
     /// The `DestinationRule`s that apply to a host, oldest first: those for its most specific pattern. Rules of the
-    /// client's namespace come first, then those of the service's namespace (`of`), then those of the root namespace.
+    /// client's namespace come first, then those of the service's namespace (`of`), then those of the root namespace. Rules of
+    /// other namespaces do not apply.
     fn destination_rules_for(
         &self,
         host: &str,
@@ -46,7 +47,8 @@ impl Registry {
             .into_iter()
             .filter(|n| !n.is_empty())
             .find_map(in_place)
-            .or_else(|| found.first());
+            // A check of the rules themselves is for clients of every namespace.
+            .or_else(|| found.first().filter(|_| scope.all));
         let Some((pattern, first, _)) = chosen else {
             return Vec::new();
         };
