@@ -61,6 +61,12 @@ fn timeout(objects: &[Arc<Object>], client: &Workload, port: u16) -> u64 {
     route.unwrap().policy.timeout.unwrap_or_default().as_secs()
 }
 
+/// Whether the host serves nothing, for an invalid rule.
+fn is_denied(objects: &[Arc<Object>], client: &Workload) -> bool {
+    let plan = plan(objects, client);
+    plan.get(80).unwrap().own.policy.denied.is_some()
+}
+
 #[test]
 fn a_host_that_sorts_before_the_wildcards_hides_none() {
     let text = entry("one", "a.x.com") + &rule("one", "wild", "*.x.com", "", 3);
@@ -146,5 +152,81 @@ fn a_destination_rule_of_a_namespace_without_a_say_has_no_effect() {
             let found = registry.subset("a.x.com", "one", "v", &scope);
             assert_eq!(found.is_some(), applies, "{of} {rest}");
         }
+    }
+}
+
+#[test]
+fn the_stand_in_of_an_invalid_object_is_seen_where_the_object_was() {
+    let base = objects(&entry("one", "a.x.com"));
+    let denied = |text: &str, client: &Workload| {
+        let mut rules = base.clone();
+        rules.push(instead(text));
+        is_denied(&rules, client)
+    };
+    let virtual_service = |export_to: &str| {
+        let spec = format!("{{hosts: [a.x.com], {export_to}http: [{{}}]}}");
+        object("VirtualService", "two", "v", &spec)
+    };
+    let destination_rule = |rest: &str| {
+        let spec = format!("{{host: a.x.com, {rest}trafficPolicy: {{connectionPool: {{}}}}}}");
+        object("DestinationRule", "two", "d", &spec)
+    };
+    // Of a DestinationRule, clients of its own namespace see it without an exportTo.
+    let (own, other) = (
+        client("two", &[("app", "x")]),
+        client("three", &[("app", "x")]),
+    );
+    for (export_to, own_sees, other_sees) in [
+        ("", true, true),
+        ("exportTo: ['.'], ", true, false),
+        ("exportTo: [two], ", true, false),
+        ("exportTo: [three], ", false, true),
+        ("exportTo: ['*'], ", true, true),
+        // Not valid, so it may have meant anyone.
+        ("exportTo: ['two!'], ", true, true),
+        ("exportTo: ['~'], ", true, true),
+        ("exportTo: ['.', 5], ", true, true),
+        ("exportTo: ['.', {}], ", true, true),
+        ("exportTo: '.', ", true, true),
+        ("exportTo: ['.', '*'], ", true, true),
+        ("exportto: ['.'], ", true, true),
+        ("exportTo: ['.'], export_to: ['*'], ", true, true),
+        ("exportTo: ['.'], exportTo: ['*'], ", true, true),
+        ("exportTo: ['{{ .Release.Namespace }}'], ", true, true),
+    ] {
+        let text = virtual_service(export_to);
+        assert_eq!(denied(&text, &own), own_sees, "{text}");
+        assert_eq!(denied(&text, &other), other_sees, "{text}");
+        let text = destination_rule(export_to);
+        assert_eq!(denied(&text, &own), own_sees, "{text}");
+    }
+    let unlabelled = client("two", &[]);
+    for (rest, labelled_sees, unlabelled_sees) in [
+        ("workloadSelector: {matchLabels: {app: x}}, ", true, false),
+        ("workloadSelector: {matchLabels: {app: z}}, ", false, false),
+        ("workloadSelector: {matchLabels: {}}, ", true, true),
+        ("workloadSelector: {matchLabels: {'a*': x}}, ", true, true),
+        ("workloadSelector: {labels: {app: z}}, ", true, true),
+        (
+            "workloadSelector: {matchLabels: {app: '{{ .Release.Name }}'}}, ",
+            true,
+            true,
+        ),
+        ("workloadSelector: {matchLabels: {app: 5}}, ", true, true),
+        // The two together are not valid.
+        (
+            "exportTo: ['*'], workloadSelector: {matchLabels: {app: z}}, ",
+            true,
+            true,
+        ),
+    ] {
+        let text = destination_rule(rest);
+        assert_eq!(denied(&text, &own), labelled_sees, "{text}");
+        assert_eq!(denied(&text, &unlabelled), unlabelled_sees, "{text}");
+    }
+    let nowhere = virtual_service("exportTo: ['.'], ");
+    for namespace in ["'{{ .Release.Namespace }}'", "5"] {
+        let text = nowhere.replace("namespace: two", &format!("namespace: {namespace}"));
+        assert!(denied(&text, &other), "{text}");
     }
 }

@@ -10,6 +10,7 @@ use crate::istio::destination_rule::{
     LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, Subset, TrafficPolicy,
     TunnelSettings,
 };
+use crate::istio::fields::MatchLabelsSelector;
 use std::collections::BTreeSet;
 
 /// Checks the spec of a `DestinationRule`.
@@ -31,19 +32,24 @@ pub fn destination_rule(check: &mut Check<'_>, rule: &DestinationRule) {
         }
         check.errors_only(|check| subset(check, part));
     });
-    let exporter = if rule.workload_selector.is_some() {
+    clients(check, &rule.export_to, rule.workload_selector.as_ref());
+}
+
+/// The namespaces that see it, and the workloads there that it is for.
+pub fn clients(
+    check: &mut Check<'_>,
+    export_to: &[String],
+    selector: Option<&MatchLabelsSelector>,
+) {
+    let exporter = if selector.is_some() {
         Exporter::DestinationRuleWithSelector
     } else {
         Exporter::Other
     };
-    common::export_to(check, &rule.export_to, exporter);
-    check.some(
-        "workloadSelector",
-        rule.workload_selector.as_ref(),
-        |check, selector| {
-            common::match_labels(check, &selector.match_labels);
-        },
-    );
+    common::export_to(check, export_to, exporter);
+    check.some("workloadSelector", selector, |check, selector| {
+        common::match_labels(check, &selector.match_labels);
+    });
 }
 
 fn subset(check: &mut Check<'_>, subset: &Subset) {

@@ -28,6 +28,7 @@ pub(crate) use names::ADDRESS_HINT;
 
 use super::decode::node::Node;
 use super::decode::{Object, Spec, mended};
+use super::fields::MatchLabelsSelector;
 use super::message::{Message, Severity};
 use check::Check;
 
@@ -96,6 +97,21 @@ fn found(object: &Object, spec: &Spec, root: &Node) -> Vec<Message> {
         }
     }
     check.finish()
+}
+
+/// Whether an `exportTo` and the selector of a `DestinationRule` are valid together, and can be about a workload: Istio
+/// takes labels that no workload can have.
+pub fn are_valid_clients(
+    object: &Object,
+    export_to: &[String],
+    selector: Option<&MatchLabelsSelector>,
+) -> bool {
+    let mut check = Check::new(object, &object.root);
+    destination_rule::clients(&mut check, export_to, selector);
+    check.some("workloadSelector", selector, |check, selector| {
+        common::labels(check, "matchLabels", &selector.match_labels);
+    });
+    names::is_label(&object.meta.namespace) && Verdict::of(&check.finish()) != Verdict::Invalid
 }
 
 /// Annotations that no user may set (istio `validateMetadata`).
