@@ -69,7 +69,8 @@ pub(super) async fn follow_secrets(api: ApiClient, rules: ApiRules, store: Arc<S
                 if woken.is_err() {
                     return;
                 }
-                let names = with_authorities(&wanted.borrow_and_update());
+                let held = followed.keys().cloned().collect();
+                let names = chosen(&wanted.borrow_and_update(), &held);
                 // Dropping the tasks ends them.
                 followed.retain(|name, _| names.contains(name));
                 secrets.retain(|name, _| names.contains(name));
@@ -92,19 +93,45 @@ pub(super) async fn follow_secrets(api: ApiClient, rules: ApiRules, store: Arc<S
     }
 }
 
-/// Authorities of a Secret may be in one of their own.
-fn with_authorities(names: &BTreeSet<CredentialName>) -> BTreeSet<CredentialName> {
-    let both = names.iter().flat_map(CredentialName::of_authorities);
-    let mut all: BTreeSet<CredentialName> = both.collect();
-    if all.len() > MOST {
+/// The Secrets and ConfigMaps that are followed, those with the authorities of a Secret included. If there are too many,
+/// each namespace has one, then a second one and so on: whoever writes rules for one namespace must not take the Secrets of
+/// another. Those that are followed already come first.
+fn chosen(
+    names: &BTreeSet<CredentialName>,
+    followed: &BTreeSet<CredentialName>,
+) -> BTreeSet<CredentialName> {
+    // Authorities of a Secret may be in one of their own.
+    let mut namespaces: BTreeMap<&str, Vec<(bool, BTreeSet<CredentialName>)>> = BTreeMap::new();
+    for name in names {
+        let both: BTreeSet<CredentialName> = name.of_authorities().collect();
+        let is_new = !both.is_subset(followed);
+        let of_namespace = namespaces.entry(&*name.namespace).or_default();
+        of_namespace.push((is_new, both));
+    }
+    let mut turns = Vec::with_capacity(names.len());
+    for mut of_namespace in namespaces.into_values() {
+        of_namespace.sort_by_key(|(is_new, _)| *is_new);
+        let numbered = (0_usize..).zip(of_namespace);
+        turns.extend(numbered.map(|(turn, (is_new, both))| ((turn, is_new), both)));
+    }
+    turns.sort_by_key(|(order, _)| *order);
+    let mut all = BTreeSet::new();
+    let mut left_out = 0;
+    for (_, both) in turns {
+        let more = both.difference(&all).count();
+        if all.len() + more <= MOST {
+            all.extend(both);
+        } else {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
         let count = names.len();
         tracing::error!(
             count,
+            left_out,
             "rules name too many Secrets and ConfigMaps: only {MOST} are read from the Kubernetes API; connections that need the others are denied"
         );
-        while all.len() > MOST {
-            all.pop_last();
-        }
     }
     all
 }
@@ -205,11 +232,59 @@ mod tests {
         assert!(!error.to_string().contains("hidden"), "{error}");
     }
 
+    fn of(namespace: &str, names: std::ops::Range<usize>) -> BTreeSet<CredentialName> {
+        let all = names.map(|n| CredentialName {
+            namespace: namespace.into(),
+            ..name(&format!("n{n}"))
+        });
+        all.collect()
+    }
+
     #[test]
     fn the_number_of_watches_is_bounded() {
-        let names: BTreeSet<CredentialName> = (0..200).map(|n| name(&format!("a{n}"))).collect();
-        assert_eq!(with_authorities(&names).len(), MOST);
-        let one = with_authorities(&BTreeSet::from([name("a")]));
+        let names = of("shop", 0..200);
+        assert_eq!(chosen(&names, &BTreeSet::new()).len(), MOST);
+        let one = chosen(&BTreeSet::from([name("a")]), &BTreeSet::new());
         assert_eq!(one, BTreeSet::from([name("a"), name("a-cacert")]));
+    }
+
+    #[test]
+    fn a_namespace_that_names_many_takes_none_of_another() {
+        let (own, many) = (of("shop", 0..10), of("attic", 0..1000));
+        let all: BTreeSet<_> = own.union(&many).cloned().collect();
+        let pairs = |names: &BTreeSet<CredentialName>| chosen(names, &BTreeSet::new());
+        for followed in [BTreeSet::new(), pairs(&own), pairs(&many)] {
+            let chosen = chosen(&all, &followed);
+            assert!(chosen.is_superset(&pairs(&own)));
+            assert_eq!(chosen.len(), MOST);
+        }
+    }
+
+    #[test]
+    fn those_that_are_followed_stay_while_their_namespace_has_its_share() {
+        // In the order of names the new ones come first.
+        let (held, new) = (of("shop", 500..564), of("shop", 0..500));
+        let followed = chosen(&held, &BTreeSet::new());
+        let all: BTreeSet<_> = held.union(&new).cloned().collect();
+        assert_eq!(chosen(&all, &followed), followed);
+        // Each of more namespaces than there are watches has one.
+        let each = |n: usize| of(&format!("s{n:03}"), 0..1);
+        let held: BTreeSet<_> = (200..264).flat_map(each).collect();
+        let all: BTreeSet<_> = (0..300).flat_map(each).collect();
+        let followed = chosen(&held, &BTreeSet::new());
+        assert_eq!(chosen(&all, &followed), followed);
+    }
+
+    #[test]
+    fn a_secret_is_followed_with_its_authorities_or_not_at_all() {
+        let names: BTreeSet<_> = (0..41).flat_map(|n| of(&format!("s{n}"), 0..3)).collect();
+        let chosen = chosen(&names, &BTreeSet::new());
+        for name in &chosen {
+            let is_pair = |first: &CredentialName| {
+                let both: BTreeSet<_> = first.of_authorities().collect();
+                both.contains(name) && chosen.is_superset(&both)
+            };
+            assert!(names.iter().any(is_pair), "{name}");
+        }
     }
 }
