@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 /// the kernel (`current_time()`).
 const STEP: Duration = Duration::from_millis(2100);
 
+/// A file, whatever its name is: device and inode.
+pub(crate) type Inode = (u64, u64);
+
 /// Attributes of a file. At least one changes with each write, rename over the file or change of its mode: a program
 /// can set the modification time, but not the change time of the inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
-    inode: (u64, u64),
+    inode: Inode,
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -31,6 +34,10 @@ impl Stamp {
             modified: (meta.mtime(), meta.mtime_nsec()),
             changed: (meta.ctime(), meta.ctime_nsec()),
         }
+    }
+
+    pub(crate) const fn inode(&self) -> Inode {
+        self.inode
     }
 }
 
@@ -67,6 +74,11 @@ impl<T> Held<T> {
 
     pub(crate) fn value(&self) -> &T {
         &self.value
+    }
+
+    /// The file's stamp when the value was read.
+    pub(crate) const fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Whether a file with this stamp has the value.

@@ -4,6 +4,7 @@
 //! text.
 
 use super::versions::Versions;
+use super::writes::{Pending, SETTLED, Take, Told};
 use crate::stamp::{Held, Stamp};
 use egress_core::istio::decode::MAX_FILE;
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// How often a read starts again because a file changed during it.
@@ -73,7 +74,7 @@ pub enum Unreadable {
     #[error("the Kubernetes API server has not listed it since the agent's start")]
     NotListed,
     /// A writer is changing it.
-    #[error("changes while it is read")]
+    #[error("is being written, and is read when the writer has closed it")]
     Changing,
 }
 
@@ -124,7 +125,7 @@ pub(super) fn digest(of: &impl Hash) -> u64 {
 
 /// All files of all paths in one consistent read.
 pub fn read(paths: &[PathBuf]) -> Reading {
-    Reader::default().read(paths)
+    Reader::default().read(paths, &Told::default())
 }
 
 /// A file that was named, or that is in a named folder.
@@ -135,31 +136,65 @@ struct Member {
 }
 
 /// Reads files, and keeps them for the next read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reader {
     held: HashMap<PathBuf, Held<Arc<SourceFile>>>,
+    /// Of `held`, those that this look found being written.
+    being_written: HashMap<PathBuf, Held<Arc<SourceFile>>>,
+    pending: Pending,
+    /// This look found a change that may not be complete.
+    unsettled: bool,
+    last: Reading,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new(SETTLED)
+    }
 }
 
 impl Reader {
+    /// A change that nothing reported counts when the file's attributes stayed the same for this long.
+    fn new(settled: Duration) -> Self {
+        Self {
+            held: HashMap::new(),
+            being_written: HashMap::new(),
+            pending: Pending::new(settled),
+            unsettled: false,
+            last: Reading::default(),
+        }
+    }
+
+    /// Whether changed files wait for another read, which must follow soon.
+    pub(super) fn waits(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Makes the next read read every file, regardless of its attributes.
     pub(super) fn doubt(&mut self) {
         self.held.values_mut().for_each(Held::doubt);
     }
 
-    /// All files of all paths in one consistent read.
-    pub(super) fn read(&mut self, paths: &[PathBuf]) -> Reading {
-        let mut last = self.read_once(paths);
+    /// All files of all paths in one consistent read. While a change may not be complete, that is the last one: files
+    /// that change together must not be taken one by one.
+    pub(super) fn read(&mut self, paths: &[PathBuf], told: &Told) -> Reading {
+        self.pending.begin_look();
+        self.unsettled = false;
+        let mut reading = self.read_once(paths, told);
         for _ in 1..READ_ATTEMPTS {
-            if last.failed.is_empty() {
+            if reading.failed.is_empty() || self.unsettled {
                 break;
             }
             // A file is being renamed or written.
-            last = self.read_once(paths);
+            reading = self.read_once(paths, told);
         }
-        last
+        if !self.unsettled {
+            self.last = reading;
+        }
+        self.last.clone()
     }
 
-    fn read_once(&mut self, paths: &[PathBuf]) -> Reading {
+    fn read_once(&mut self, paths: &[PathBuf], told: &Told) -> Reading {
         let mut reading = Reading::default();
         let mut known = HashSet::new();
         let mut held = HashMap::with_capacity(self.held.len());
@@ -179,7 +214,7 @@ impl Reader {
             for Member { path, real } in members {
                 let read = real.map_err(Unreadable::from).and_then(|real| {
                     let new = known.insert(real);
-                    new.then(|| self.file(&path)).transpose()
+                    new.then(|| self.file(&path, told)).transpose()
                 });
                 match read {
                     Ok(Some(file)) => {
@@ -191,22 +226,35 @@ impl Reader {
                 }
             }
         }
+        held.extend(self.being_written.drain());
         self.held = held;
+        let failed = &reading.failed;
+        self.pending
+            .retain(|path| self.held.contains_key(path) || failed.iter().any(|(of, _)| of == path));
         reading.files.sort_by(|a, b| a.path.cmp(&b.path));
         reading
     }
 
     /// The present content of a file. It is the kept one if the attributes prove that the file did not change.
-    fn file(&mut self, path: &Path) -> Result<Held<Arc<SourceFile>>, Unreadable> {
+    fn file(&mut self, path: &Path, told: &Told) -> Result<Held<Arc<SourceFile>>, Unreadable> {
         // It is opened only once it is known to be a file, because opening a FIFO waits for its writer.
         let meta = fs::metadata(path)?;
         if !meta.is_file() {
             return Err(Unreadable::NotAFile);
         }
+        let stamp = Stamp::of(&meta);
         let held = self.held.remove(path);
-        let held = match held {
-            Some(held) if held.is_current(&Stamp::of(&meta)) => return Ok(held),
-            held => held,
+        let before = held.as_ref().map(Held::stamp);
+        let take = self.pending.take(path, stamp, before, told);
+        let held = match (held, take) {
+            (Some(held), Take::Text) if held.is_current(&stamp) => return Ok(held),
+            (held, Take::Later | Take::Writing) => {
+                self.unsettled |= take == Take::Later;
+                let held = held.map(|held| (path.to_owned(), held));
+                self.being_written.extend(held);
+                return Err(Unreadable::Changing);
+            }
+            (held, Take::Text) => held,
         };
         let begin = Instant::now();
         let (text, stamp, seen) = read_stable(path)?;
@@ -292,60 +340,5 @@ fn read_stable(path: &Path) -> Result<(String, Stamp, Instant), Unreadable> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(paths: &[PathBuf]) -> Vec<String> {
-        let reading = read(paths);
-        assert_eq!(reading.failed, []);
-        reading
-            .files
-            .iter()
-            .map(|f| f.path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect()
-    }
-
-    #[test]
-    fn a_folder_gives_its_rule_files_sorted_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |n: &str| dir.path().join(n);
-        for name in [
-            "b.yml", "a.yaml", "c.json", "d.txt", "e.yaml~", ".f.yaml", "README",
-        ] {
-            fs::write(at(name), name).unwrap();
-        }
-        fs::create_dir(at("sub.yaml")).unwrap();
-        fs::write(at("sub.yaml").join("x.yaml"), "x").unwrap();
-        assert_eq!(names(&[dir.path().into()]), ["a.yaml", "b.yml", "c.json"]);
-        assert_eq!(
-            names(&[at("a.yaml"), dir.path().into()]),
-            ["a.yaml", "b.yml", "c.json"],
-            "each once"
-        );
-        assert_eq!(
-            names(&[at("d.txt")]),
-            ["d.txt"],
-            "a file named outright has any name"
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |n: &str| dir.path().join(n);
-        fs::write(at("latin.yaml"), [0xff, 0xfe]).unwrap();
-        std::os::unix::fs::symlink("/nonexistent", at("loose.yaml")).unwrap();
-        for (path, part) in [
-            (at("none.yaml"), "No such file"),
-            (at("latin.yaml"), "not UTF-8"),
-            (at("loose.yaml"), "No such file"),
-            ("/dev/null".into(), "is not a file"),
-        ] {
-            let failed = read(std::slice::from_ref(&path)).failed;
-            assert!(
-                failed[0].0 == path && failed[0].1.to_string().contains(part),
-                "{failed:?}"
-            );
-        }
-    }
-}
+#[path = "files_tests.rs"]
+mod tests;

@@ -6,9 +6,10 @@
 use super::api::ApiRules;
 use super::files::{Reader, Reading, digest};
 use super::watch::Watch;
+use super::writes::Told;
 use crate::failure::Failure;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -142,10 +143,10 @@ where
         mut api: Option<watch::Receiver<()>>,
         mut taken: watch::Receiver<Arc<T>>,
     ) {
-        let mut took = Duration::ZERO;
+        let (mut took, mut soon) = (Duration::ZERO, false);
         loop {
-            {
-                let change = changes.changed(took);
+            let told = {
+                let change = changes.changed(took, soon);
                 tokio::pin!(change);
                 loop {
                     let set = Arc::clone(&self.set_current.borrow());
@@ -154,7 +155,7 @@ where
                     // objects of the API.
                     tokio::select! {
                         biased;
-                        () = &mut change => break,
+                        told = &mut change => break told,
                         () = changed(api.as_mut()) => {
                             self.compile(Look::of_api).await;
                         }
@@ -166,11 +167,17 @@ where
                         }
                     }
                 }
-            }
+            };
             self.noticed = changes.noticed().into();
             changes.arm();
+            self.files().0.told = told;
             took = self.compile(Look::changed).await;
+            soon = self.files().0.reader.waits();
         }
+    }
+
+    fn files(&self) -> MutexGuard<'_, (Look, C)> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Compiles and publishes a reading, if there is one. Returns how long that took; zero after a failure, so that the
@@ -263,6 +270,8 @@ struct Look {
     paths: Vec<PathBuf>,
     api: Option<ApiRules>,
     reader: Reader,
+    /// What is known of writers for the next look.
+    told: Told,
     /// The last reading of the files, without the objects of the API.
     files: Reading,
     /// The reading that was compiled last, and its digest.
@@ -278,6 +287,7 @@ impl Look {
             paths,
             api,
             reader: Reader::default(),
+            told: Told::default(),
             files: Reading::default(),
             reading: Reading::default(),
             seen: 0,
@@ -291,7 +301,7 @@ impl Look {
         if whole {
             self.reader.doubt();
         }
-        self.files = self.reader.read(&self.paths);
+        self.files = self.reader.read(&self.paths, &self.told);
         if whole {
             let end = Instant::now();
             let pause = (end - begin)

@@ -15,6 +15,7 @@ pub mod rules;
 pub mod store;
 mod versions;
 mod watch;
+mod writes;
 
 pub use api::{ApiRules, GROUP, Judgement, VERSIONS, follow_api, judge_object, plural, rule_kind};
 pub use files::{Reading, SourceFile};

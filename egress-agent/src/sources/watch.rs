@@ -2,10 +2,13 @@
 //! (network mounts, a full queue). Reads no rules; a wake-up may find no change.
 
 use super::files::is_rules;
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use super::writes::{SETTLED, Told, Writes};
+use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -19,7 +22,7 @@ const SPARING: u32 = 100;
 /// A change is complete when nothing more came for this long: the steps of an editor's save or of
 /// a `ConfigMap`'s swap follow each other within microseconds.
 const QUIET: Duration = Duration::from_millis(15);
-/// A writer that keeps its file open longer than this does not delay the other changes.
+/// A writer that keeps its file open longer than this does not delay the changes of other files.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Watches rule files and folders, those that are not there at the moment included.
@@ -28,6 +31,9 @@ pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     events: mpsc::Receiver<Event>,
     interest: Interest,
+    writes: Writes,
+    /// Events found no room in `events`.
+    lost: Arc<AtomicBool>,
     /// When the change was noticed for which [`Self::changed`] returned last.
     noticed: Instant,
 }
@@ -48,19 +54,25 @@ impl Watch {
     pub(super) fn new(paths: &[PathBuf]) -> Self {
         // Bounded: with this many unread events a reload follows anyway.
         let (send, events) = mpsc::channel(1024);
+        let lost: Arc<AtomicBool> = Arc::default();
+        let losing = Arc::clone(&lost);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if let Ok(event) = event {
-                drop(send.try_send(event));
+            if let Ok(event) = event
+                && send.try_send(event).is_err()
+            {
+                losing.store(true, Ordering::Relaxed);
             }
         });
         let watcher = watcher
-            .inspect_err(|e| tracing::warn!(error = %e, "inotify is not available; changes of rules are found within {POLL:?}"))
+            .inspect_err(|e| tracing::warn!(error = %e, "inotify is not available; changes of rules take up to {:?}", POLL + SETTLED))
             .ok();
         let mut watch = Self {
             paths: paths.to_owned(),
             watcher,
             events,
             interest: Interest::default(),
+            writes: Writes::default(),
+            lost,
             noticed: Instant::now(),
         };
         watch.arm();
@@ -91,28 +103,31 @@ impl Watch {
         self.noticed
     }
 
-    /// Returns when the files may have changed and no write is under way any more. `read` is how
-    /// long the last read took.
-    pub(super) async fn changed(&mut self, read: Duration) {
-        let mut writing = BTreeSet::new();
-        let poll = sleep(read.saturating_mul(SPARING).clamp(POLL, POLL_AT_MOST));
+    /// Returns when the files may have changed and no write is under way any more, or one takes long. `read` is how long
+    /// the last read took; `soon`: another read must follow soon in any case.
+    pub(super) async fn changed(&mut self, read: Duration, soon: bool) -> Told {
+        let polled = self.wait(read, soon).await;
+        self.writes.told(polled)
+    }
+
+    /// Returns whether nothing but the time caused it.
+    async fn wait(&mut self, read: Duration, soon: bool) -> bool {
+        let pause = read.saturating_mul(SPARING).clamp(POLL, POLL_AT_MOST);
+        let poll = sleep(if soon { pause.min(SETTLED) } else { pause });
         tokio::pin!(poll);
         loop {
             tokio::select! {
                 () = &mut poll => {
                     self.noticed = Instant::now();
-                    return;
+                    return true;
                 }
                 event = self.events.recv() => match event {
-                    Some(event) if self.interest.concerns(&event) => {
-                        note(&event, &mut writing);
-                        break;
-                    }
+                    Some(event) if self.note(&event) => break,
                     Some(_) => {}
                     None => {
                         poll.as_mut().await;
                         self.noticed = Instant::now();
-                        return;
+                        return true;
                     }
                 },
             }
@@ -120,37 +135,31 @@ impl Watch {
         self.noticed = Instant::now();
         let end = Instant::now() + LONGEST;
         loop {
-            let until = if writing.is_empty() {
-                end.min(Instant::now() + QUIET)
-            } else {
+            let until = if self.writes.is_under_way() {
                 end
+            } else {
+                end.min(Instant::now() + QUIET)
             };
             match timeout_at(until, self.events.recv()).await {
-                Ok(Some(event)) if self.interest.concerns(&event) => note(&event, &mut writing),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
+                Ok(Some(event)) => drop(self.note(&event)),
+                Ok(None) | Err(_) => return false,
             }
             if Instant::now() >= end {
-                return;
+                return false;
             }
         }
     }
-}
 
-/// Keeps `writing` to the files that were written to and not yet closed.
-fn note(event: &Event, writing: &mut BTreeSet<PathBuf>) {
-    let closed = matches!(
-        event.kind,
-        EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Remove(_)
-            | EventKind::Modify(ModifyKind::Name(_))
-    );
-    for path in &event.paths {
-        if closed {
-            writing.remove(path);
-        } else if matches!(event.kind, EventKind::Modify(ModifyKind::Data(_))) {
-            writing.insert(path.clone());
+    /// Returns whether an event matters.
+    fn note(&mut self, event: &Event) -> bool {
+        if self.lost.swap(false, Ordering::Relaxed) {
+            self.writes.lose();
         }
+        let matters = self.interest.concerns(event);
+        if matters {
+            self.writes.note(event);
+        }
+        matters
     }
 }
 
@@ -225,7 +234,7 @@ impl Interest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use notify::event::{CreateKind, DataChange, RenameMode};
+    use notify::event::{CreateKind, DataChange, ModifyKind};
 
     fn event(kind: EventKind, path: &Path) -> Event {
         Event::new(kind).add_path(path.to_owned())
@@ -298,22 +307,6 @@ mod tests {
                 "{}",
                 path.display()
             );
-        }
-    }
-
-    #[test]
-    fn a_write_is_under_way_until_its_file_is_closed_or_renamed() {
-        let path = Path::new("/r/a.yaml");
-        let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-        for end in [
-            EventKind::Access(AccessKind::Close(AccessMode::Write)),
-            EventKind::Modify(ModifyKind::Name(RenameMode::From)),
-        ] {
-            let mut writing = BTreeSet::new();
-            note(&event(data, path), &mut writing);
-            assert_eq!(writing.len(), 1);
-            note(&event(end, path), &mut writing);
-            assert!(writing.is_empty());
         }
     }
 }
