@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use egress_tests::api::{FakeApi, Verb};
+use egress_tests::api::{FakeApi, Fault, Verb};
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::{Lab, LabOptions, wait_until};
 use serde_json::{Value, json};
@@ -226,6 +226,32 @@ fn a_node_is_read_when_it_appears_or_changes_and_not_at_each_heartbeat() {
     })
     .unwrap();
     assert_eq!(reads.load(Ordering::Relaxed), 4, "no node twice");
+}
+
+#[test]
+fn nodes_that_are_too_large_for_one_answer_are_read_in_pages() {
+    let mut site = Site::with_service_ranges();
+    for n in 0..60 {
+        site.node(
+            &format!("n{n}"),
+            &[IpAddr::from([10, 1, 0, n])],
+            "10.244.0.0/16",
+        );
+    }
+    site.api.fault(|asked| {
+        let of_nodes = asked.plural == "nodes" && !asked.table && asked.is_of_cache();
+        of_nodes.then(|| Fault::Body(" ".repeat(65 << 20)))
+    });
+    site.lab.start_agent().unwrap();
+    site.found(
+        "nodes",
+        &[
+            "10.1.0.0/27",
+            "10.1.0.32/28",
+            "10.1.0.48/29",
+            "10.1.0.56/30",
+        ],
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 /// Objects of a page.
 pub(super) const PAGE: u32 = 250;
-/// The most bytes of a page.
+/// The most bytes of a page. A list of the cache is one.
 const PAGE_MOST: usize = 64 << 20;
 
 /// A page of a list. One malformed object fails the page: which one it is cannot be known.
@@ -61,10 +61,11 @@ impl ApiClient {
         serde_json::from_slice(&text).map_err(|error| Problem::malformed(&error))
     }
 
-    /// All objects of a kind with one version, page by page.
+    /// All objects of a kind with one version. If everything at once is too large, this and later lists of the selection
+    /// are in pages.
     pub(super) async fn each<K: Object>(
         &self,
-        selection: &Selection,
+        selection: &mut Selection,
         mut take: impl FnMut(K),
     ) -> Result<(), Problem> {
         let mut more = String::new();
@@ -75,7 +76,15 @@ impl ApiClient {
                 limit: PAGE,
                 more: &more,
             };
-            let page = self.page(selection, &asked).await?;
+            let page = match self.page(selection, &asked).await {
+                Err(Problem::TooLarge(_))
+                    if more.is_empty() && selection.freshness == Freshness::Cached =>
+                {
+                    selection.freshness = Freshness::Latest;
+                    continue;
+                }
+                page => page?,
+            };
             let empty = page.items.is_empty();
             page.items.into_iter().for_each(&mut take);
             more = page.metadata.r#continue;

@@ -20,9 +20,10 @@ pub struct Kind {
 /// How recent the first list must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// The server's cache, which may be late. The watch delivers the rest. The cheapest for the server.
+    /// The server's cache, which may be late. The watch delivers the rest. The cheapest for the server, which answers
+    /// with everything at once.
     Cached,
-    /// Nothing that was written before the request is missing.
+    /// Nothing that was written before the request is missing. In pages.
     Latest,
 }
 
@@ -108,7 +109,8 @@ impl Selection {
         Ok(request)
     }
 
-    /// A page of a list: the first one, or the one that `more` continues with.
+    /// A page of a list: the first one, or the one that `more` continues with. A list of the cache is one page, because
+    /// `kube` asks no cache for a part.
     pub(super) fn page(
         &self,
         version: usize,
@@ -125,6 +127,7 @@ impl Selection {
         if !more.is_empty() {
             list.continue_token = Some(more.to_owned());
         } else if freshness == Freshness::Cached {
+            list.limit = None;
             list.resource_version = Some("0".to_owned());
             list.version_match = Some(VersionMatch::NotOlderThan);
         }

@@ -173,6 +173,14 @@ impl<K: Object> Follower<K> {
                 self.position = None;
                 false
             }
+            // Everything at once. It will not be smaller the next time.
+            Problem::TooLarge(_)
+                if self.position.is_none() && self.freshness == Freshness::Cached =>
+            {
+                self.freshness = Freshness::Latest;
+                self.selection.freshness = Freshness::Latest;
+                true
+            }
             Problem::TooLarge(_) => {
                 self.position = None;
                 self.page = (self.page / 4).max(1);

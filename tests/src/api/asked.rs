@@ -100,6 +100,13 @@ impl Asked {
         self
     }
 
+    /// Whether a list is answered from the server's cache, whatever its limit, rather than by a read of all of etcd.
+    pub fn is_of_cache(&self) -> bool {
+        self.verb == Verb::List
+            && self.parameter("resourceVersion") == Some("0")
+            && self.parameter("continue").is_none()
+    }
+
     /// A parameter of the query; `None` if it is empty.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         let value = self.query.get(name).map(String::as_str);

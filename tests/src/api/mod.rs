@@ -278,6 +278,12 @@ impl FakeApi {
         self.shared.counts().values().sum()
     }
 
+    /// How many lists of a kind were asked of the server's cache, which answers each as a whole.
+    pub fn lists_of_cache(&self, plural: &str) -> usize {
+        let counts = self.shared.of_cache();
+        counts.get(plural).copied().unwrap_or_default()
+    }
+
     /// Running watches of a kind.
     pub fn watches(&self, plural: &str) -> usize {
         self.shared.watches(plural)

@@ -103,6 +103,9 @@ async fn answer(
     let asked = asked.with_form(request.headers());
     let count = (asked.verb, asked.plural.clone());
     *shared.counts().entry(count).or_default() += 1;
+    if asked.is_of_cache() {
+        *shared.of_cache().entry(asked.plural.clone()).or_default() += 1;
+    }
     match shared.fault(&asked) {
         None => {}
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
@@ -216,9 +219,21 @@ fn list(
     resource: &Resource,
 ) -> Result<Response<Outgoing>, Refusal> {
     let selectors = Selectors::of(asked)?;
-    let limit = asked
-        .parameter("limit")
-        .and_then(|limit| limit.parse().ok());
+    let position = asked.parameter("resourceVersion");
+    if asked.parameter("continue").is_some() && position.is_some() {
+        let text = "specifying resource version is not allowed when using continue";
+        return Err(Refusal::new(400, "BadRequest", text));
+    }
+    if asked.parameter("resourceVersionMatch").is_some() && position.is_none() {
+        let text = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+        return Err(Refusal::new(400, "BadRequest", text));
+    }
+    // The cache of a server has no pages.
+    let limit = (!asked.is_of_cache()).then_some(asked);
+    let limit = limit.and_then(|asked| {
+        let limit = asked.parameter("limit")?;
+        limit.parse().ok()
+    });
     let limit: usize = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let (version, after, objects) = match asked.parameter("continue") {
         None => shared.read(|store| {

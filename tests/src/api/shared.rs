@@ -19,6 +19,7 @@ pub(super) struct Shared {
     changed: watch::Sender<u64>,
     fault: Mutex<Option<Decide>>,
     counts: Mutex<Counts>,
+    of_cache: Mutex<BTreeMap<String, usize>>,
     running: Mutex<Vec<Running>>,
     tasks: Mutex<Vec<AbortHandle>>,
     pub(super) open: AtomicUsize,
@@ -37,6 +38,7 @@ impl Shared {
             changed: watch::channel(0).0,
             fault: Mutex::default(),
             counts: Mutex::default(),
+            of_cache: Mutex::default(),
             running: Mutex::default(),
             tasks: Mutex::default(),
             open: AtomicUsize::new(0),
@@ -72,6 +74,11 @@ impl Shared {
 
     pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
         lock(&self.counts)
+    }
+
+    /// Lists that were answered from the cache, by kind.
+    pub(super) fn of_cache(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        lock(&self.of_cache)
     }
 
     pub(super) fn watching(&self, watch: Running) {

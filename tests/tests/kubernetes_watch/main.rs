@@ -6,7 +6,7 @@ mod following;
 mod kubectl;
 mod refusals;
 
-use egress_agent::kubernetes::Selection;
+use egress_agent::kubernetes::{Freshness, Selection};
 use egress_tests::api::{Asked, FakeApi, Fault, Resource, Verb};
 use egress_tests::wait_until;
 use following::{Following, PODS, SERVICE_ENTRIES, selection};
@@ -55,12 +55,14 @@ fn a_list_in_pages_is_followed_by_changes() {
     api.put("pods", pod("elsewhere", "there")).unwrap();
     let here = Selection {
         fields: Some("spec.nodeName=here".to_owned()),
+        freshness: Freshness::Latest,
         ..selection(PODS)
     };
     let mut following = Following::start(&api, here);
     following.until("the list is complete", SOON, |f| f.synced == 1);
     assert_eq!(following.objects.len(), 700);
     assert_eq!(api.requests(Verb::List, "pods"), 3, "pages of 250");
+    assert_eq!(api.lists_of_cache("pods"), 0);
     put(&api, "late");
     following.until("a new pod", SOON, |f| f.objects.contains_key("late"));
     let late = following.objects["late"].clone();
@@ -79,6 +81,39 @@ fn a_list_in_pages_is_followed_by_changes() {
     assert_eq!(following.objects.len(), 699);
     following.until("the count", SOON, |f| f.standing().objects == 699);
     assert_eq!((following.synced, api.requests(Verb::List, "pods")), (1, 3));
+}
+
+/// What no answer may hold, without being an object.
+fn too_large() -> Fault {
+    Fault::Body(" ".repeat(65 << 20))
+}
+
+#[test]
+fn a_list_of_the_cache_is_one_answer_and_in_pages_if_that_is_too_large() {
+    let api = FakeApi::start().unwrap();
+    for n in 0..700 {
+        put(&api, &format!("pod-{n:03}"));
+    }
+    let mut following = Following::start(&api, selection(PODS));
+    following.until("the list is complete", SOON, |f| f.synced == 1);
+    assert_eq!(following.objects.len(), 700);
+    assert_eq!(api.requests(Verb::List, "pods"), 1);
+    assert_eq!(api.lists_of_cache("pods"), 1);
+    drop(following);
+    wait_until("its watch has ended", SOON, || {
+        (api.watches("pods") == 0).then_some(())
+    })
+    .unwrap();
+    api.fault(|asked| asked.is_of_cache().then(too_large));
+    let mut following = Following::start(&api, selection(PODS));
+    following.until("the pages are complete", LATER, |f| f.synced == 1);
+    assert_eq!(following.objects.len(), 700);
+    assert_eq!(api.requests(Verb::List, "pods"), 1 + 1 + 3);
+    // The next list is not asked of the cache either.
+    watches(&api);
+    api.inject("pods", "nonsense\n");
+    following.until("a second list", LATER, |f| f.synced == 2);
+    assert_eq!(api.lists_of_cache("pods"), 2);
 }
 
 #[test]
@@ -134,7 +169,11 @@ fn a_page_that_is_gone_starts_the_list_again() {
         let is_page = asked.query.contains_key("continue");
         (is_page && once.swap(false, Ordering::Relaxed)).then_some(Fault::Status(410, "Expired"))
     });
-    let mut following = Following::start(&api, selection(PODS));
+    let in_pages = Selection {
+        freshness: Freshness::Latest,
+        ..selection(PODS)
+    };
+    let mut following = Following::start(&api, in_pages);
     following.until("the list", SOON, |f| f.synced == 1);
     assert_eq!((following.objects.len(), following.puts), (600, 600));
     assert_eq!(api.requests(Verb::List, "pods"), 5);

@@ -88,6 +88,8 @@ struct Nodes {
     at: Option<Instant>,
     /// Nodes of the first list, until it is complete.
     first: Option<BTreeSet<String>>,
+    /// Of all nodes as they are, not as rows.
+    whole: Selection,
 }
 
 impl Nodes {
@@ -99,6 +101,10 @@ impl Nodes {
             all: false,
             at: None,
             first: Some(BTreeSet::new()),
+            whole: Selection {
+                freshness: Freshness::Cached,
+                ..Selection::all(Node::KIND)
+            },
         }
     }
 
@@ -160,12 +166,9 @@ impl Nodes {
     async fn read(&mut self, api: &ApiClient) -> Result<(), Problem> {
         self.at = None;
         if self.all || self.due.len() > SINGLY {
-            let selection = Selection {
-                freshness: Freshness::Cached,
-                ..Selection::all(Node::KIND)
-            };
             let mut read = Vec::new();
-            api.each(&selection, |node: Node| read.push(node)).await?;
+            let take = |node: Node| read.push(node);
+            api.each(&mut self.whole, take).await?;
             self.all = false;
             // The cache of this server may be behind the watch: a node without the row's address stays due.
             for node in read {
@@ -180,12 +183,13 @@ impl Nodes {
             }
         }
         while let Some(name) = self.due.first().cloned() {
-            let selection = Selection {
+            let mut selection = Selection {
                 fields: Some(format!("metadata.name={name}")),
                 ..Selection::all(Node::KIND)
             };
             let mut read = None;
-            api.each(&selection, |node: Node| read = Some(node)).await?;
+            let take = |node: Node| read = Some(node);
+            api.each(&mut selection, take).await?;
             match read {
                 Some(node) => self.found(&node),
                 // It is gone since, which the watch reports.
