@@ -19,6 +19,15 @@ enum Part {
 }
 
 impl Part {
+    /// Whether it says more than that there is a folder.
+    fn has_text(&self) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Exact(_) => true,
+            Self::Stars(text) => text.bytes().any(|byte| byte != b'*'),
+        }
+    }
+
     fn fits(&self, part: &str) -> bool {
         match self {
             Self::Any => false,
@@ -52,6 +61,20 @@ impl CgroupGlob {
     /// The same as [`Self::fits`], for [`Self::parts`].
     pub fn fits_parts(&self, path: &[&str]) -> bool {
         parts_fit(&self.0, path)
+    }
+
+    /// Whether the pattern matches the whole path, and a part with text matches the folder with this number.
+    pub fn names_folder(&self, path: &[&str], folder: usize) -> bool {
+        let (Some(name), Some(below)) = (path.get(folder), path.get(folder + 1..)) else {
+            return false;
+        };
+        let mut parts = self.0.iter().enumerate();
+        parts.any(|(number, part)| {
+            part.has_text()
+                && part.fits(name)
+                && parts_fit(&self.0[..number], &path[..folder])
+                && parts_fit(&self.0[number + 1..], below)
+        })
     }
 }
 

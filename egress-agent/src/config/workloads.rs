@@ -24,7 +24,8 @@ pub enum WorkloadEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupEntry {
     /// Pattern for cgroups. Each cgroup that matches is a workload, with all cgroups below it. If two entries match,
-    /// the first one applies.
+    /// the first one applies. A cgroup that a pod or a service may have made itself matches only if a part of the pattern
+    /// with text matches the folder of that pod or service.
     pub cgroup: CgroupGlob,
     /// Namespace: which Sidecars, exportTo and short names apply.
     pub namespace: String,

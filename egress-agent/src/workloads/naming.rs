@@ -96,8 +96,13 @@ impl Naming {
     /// The workload of a cgroup, which is that of the pod with this uid.
     pub(super) fn named(&self, below: &str, pod: Option<&str>) -> Option<Workload> {
         let parts = CgroupGlob::parts(below);
+        let own = own_folder(below).filter(|(_, made)| parts.len() > *made);
+        let fits = |pattern: &CgroupGlob| match own {
+            Some((folder, _)) => pattern.names_folder(&parts, folder),
+            None => pattern.fits_parts(&parts),
+        };
         let by_pattern = self.entries.iter().find_map(|entry| match entry {
-            WorkloadEntry::Cgroup(entry) if entry.cgroup.fits_parts(&parts) => Some(entry.into()),
+            WorkloadEntry::Cgroup(entry) if fits(&entry.cgroup) => Some(entry.into()),
             WorkloadEntry::Cgroup(_) | WorkloadEntry::Pods(_) => None,
         });
         by_pattern.or_else(|| {
@@ -117,6 +122,16 @@ impl Naming {
             WorkloadEntry::Cgroup(_) => None,
         })
     }
+}
+
+/// The number of the folder in a path that is a pod or a service itself, and how many parts the path of a cgroup has at
+/// most that none of its processes made: the runtime makes the containers of a pod. A pattern for a cgroup that a process
+/// may have made must name that folder: otherwise the process would choose the workload that it is.
+fn own_folder(below: &str) -> Option<(usize, usize)> {
+    let own = sharers::sharer(below);
+    let folder = own.components().count().checked_sub(1)?;
+    let is_pod = names::read(&own.to_string_lossy()).pod.is_some();
+    Some((folder, folder + 1 + usize::from(is_pod)))
 }
 
 /// The uid of the pod that a cgroup is of, as a whole. Only folders that group pods may be above it: a process that
@@ -196,6 +211,99 @@ mod tests {
         );
         let pattern = "{cgroup: 'kubepods/*', namespace: vm}";
         assert_eq!(named(&[team, pattern]), ("vm".to_owned(), None));
+    }
+
+    #[test]
+    fn a_cgroup_that_a_workload_made_is_no_other_workload() {
+        let id = "7d".repeat(32);
+        let slices = format!(
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice",
+            UID.replace('-', "_")
+        );
+        let scope = format!("cri-containerd-{id}.scope");
+        let user = "user.slice/user-1.slice/user@1.service";
+        for (pattern, below, is_named) in [
+            // A pattern that names the folder of the workload itself.
+            (
+                format!("**/pod{UID}"),
+                format!("kubepods/burstable/pod{UID}"),
+                true,
+            ),
+            (
+                format!("**/pod{UID}/*"),
+                format!("kubepods/burstable/pod{UID}/{id}"),
+                true,
+            ),
+            (
+                format!("**/pod{UID}/**"),
+                format!("kubepods/pod{UID}/{id}/made"),
+                true,
+            ),
+            (
+                "app-*.service/worker".into(),
+                "app-1.service/worker".into(),
+                true,
+            ),
+            ("shop/**/web".into(), "shop/a/b/web".into(), true),
+            (
+                "**/web.service".into(),
+                "system.slice/web.service".into(),
+                true,
+            ),
+            (
+                "*/web.service".into(),
+                "system.slice/web.service".into(),
+                true,
+            ),
+            ("**".into(), "system.slice/web.service".into(), true),
+            ("*".into(), "web".into(), true),
+            // The runtime makes the folders of containers.
+            (format!("**/{scope}"), format!("{slices}/{scope}"), true),
+            (format!("**/{id}"), format!("kubepods/pod{UID}/{id}"), true),
+            (format!("**/{id}"), format!("docker/{id}"), true),
+            // A process makes the others.
+            (
+                format!("**/{scope}"),
+                format!("{slices}/{scope}/{scope}"),
+                false,
+            ),
+            (
+                format!("**/{id}"),
+                format!("docker/{}/{id}", "8e".repeat(32)),
+                false,
+            ),
+            (
+                format!("**/pod{UID}"),
+                format!("app.service/pod{UID}"),
+                false,
+            ),
+            (
+                format!("**/pod{UID}"),
+                format!("app.service/kubepods/pod{UID}"),
+                false,
+            ),
+            (
+                format!("**/pod{UID}/*"),
+                format!("{user}/pod{UID}/{id}"),
+                false,
+            ),
+            (
+                "**/web.service".into(),
+                format!("{user}/web.service"),
+                false,
+            ),
+            ("*/web".into(), "app.service/web".into(), false),
+            ("**/web/**".into(), "app.service/web".into(), false),
+            // The workload above it has a name.
+            ("**".into(), "app.service/made".into(), false),
+        ] {
+            let entry = format!("{{cgroup: '{pattern}', namespace: vm}}")
+                .parse()
+                .unwrap();
+            let naming = Naming::new(vec![entry], Vec::new(), Identities::default());
+            let named = naming.named(&below, None).is_some();
+            assert_eq!(named, is_named, "{pattern} {below}");
+        }
     }
 
     #[test]
