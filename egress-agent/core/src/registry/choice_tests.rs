@@ -3,7 +3,8 @@
 use super::Registry;
 use super::plan::HostPlan;
 use super::scope::Workload;
-use super::view::View;
+use super::update::Change;
+use super::view::{Made, View};
 use crate::istio::stand_in::stand_in;
 use crate::istio::{Object, decode};
 use std::sync::Arc;
@@ -228,5 +229,41 @@ fn the_stand_in_of_an_invalid_object_is_seen_where_the_object_was() {
     for namespace in ["'{{ .Release.Namespace }}'", "5"] {
         let text = nowhere.replace("namespace: two", &format!("namespace: {namespace}"));
         assert!(denied(&text, &other), "{text}");
+    }
+}
+
+#[test]
+fn a_rule_with_a_short_name_is_imported_by_the_full_name_of_its_host() {
+    let full = "payments.one.svc.cluster.local";
+    let port = "{number: 80, name: h, protocol: HTTP}";
+    let spec = format!("{{hosts: [{full}], resolution: DNS, ports: [{port}]}}");
+    let base = object("ServiceEntry", "one", "entry", &spec);
+    let short =
+        "{hosts: [payments], http: [{timeout: 1s, route: [{destination: {host: payments}}]}]}";
+    let short = objects(&object("VirtualService", "one", "short", short));
+    for (imports, applies) in [
+        ("./payments.one.svc.cluster.local", true),
+        ("*/payments.one.svc.cluster.local", true),
+        ("one/*.one.svc.cluster.local", true),
+        ("one/*", true),
+    ] {
+        let sidecar = format!("{{egress: [{{hosts: ['{imports}']}}]}}");
+        let mut rules = objects(&(base.clone() + &object("Sidecar", "one", "s", &sidecar)));
+        let mut registry = Registry::new(&rules, "cluster.local");
+        let scope = registry.scope_of(&client("one", &[]));
+        let mut later = View::new(&registry, scope.clone());
+        rules.extend(short.clone());
+        let Change::Some(touched) = registry.update(&rules).change else {
+            panic!("few objects are applied one by one");
+        };
+        let _ = later.update(&registry, &touched, &mut Made::default());
+        for (how, view) in [
+            ("at first", &View::new(&registry, scope)),
+            ("later", &later),
+        ] {
+            let plan = view.plans[full].get(80).unwrap();
+            let route = plan.http.iter().flatten().next().unwrap();
+            assert_eq!(route.policy.timeout.is_some(), applies, "{imports} {how}");
+        }
     }
 }

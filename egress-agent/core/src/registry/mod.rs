@@ -129,7 +129,8 @@ impl Registry {
     ) -> impl Iterator<Item = &VirtualService> {
         let visible = |vs: &&VirtualService| {
             let (spec, namespace) = (vs.spec(), &vs.object.meta.namespace);
-            scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &spec.hosts)
+            let imported = || scope.imports_rule(namespace, &self.full_names(&vs.object, spec));
+            scope.sees(&spec.export_to, namespace) && (!scope.has_imports() || imported())
         };
         let mut wildcards = self.rules.range::<str, _>(hosts::WILDCARDS);
         let has_wildcards = wildcards.next().is_some();

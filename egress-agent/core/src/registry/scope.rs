@@ -198,29 +198,27 @@ impl Scope {
         }
     }
 
-    /// Whether a `VirtualService` for these hosts is imported.
-    pub fn imports_rule(&self, namespace: &str, of: &[String]) -> bool {
-        let excluded = |host: &String| {
-            let host = hosts::canonical(host);
-            let imports = self.imports.iter().flatten();
-            imports
-                .filter(|i| i.excludes)
-                .any(|i| i.covers(namespace, &host))
+    /// Whether a `VirtualService` for these hosts is imported. They are full names, as those of services are.
+    pub(super) fn imports_rule(&self, namespace: &str, of: &[Arc<str>]) -> bool {
+        let Some(imports) = &self.imports else {
+            return true;
+        };
+        let excluded = |host: &Arc<str>| {
+            let mut excluding = imports.iter().filter(|i| i.excludes);
+            excluding.any(|i| i.covers(namespace, host))
         };
         if !of.is_empty() && of.iter().all(excluded) {
             return false;
         }
         let overlaps = |import: &Import| {
+            let covers = |host: &Arc<str>| {
+                hosts::covers(&import.host, host) || hosts::covers(host, &import.host)
+            };
             !import.excludes
                 && import.namespace.as_deref().is_none_or(|n| n == namespace)
-                && of.iter().any(|host| {
-                    let host = hosts::canonical(host);
-                    hosts::covers(&import.host, &host) || hosts::covers(&host, &import.host)
-                })
+                && of.iter().any(covers)
         };
-        self.imports
-            .as_ref()
-            .is_none_or(|all| all.iter().any(overlaps))
+        imports.iter().any(overlaps)
     }
 
     /// Whether a match is for this client (`sourceLabels`, `sourceNamespace`).

@@ -26,7 +26,7 @@ pub(super) enum What {
     Destinations,
 }
 
-/// One object that was added, removed or changed in part, and the hosts that it is about, in canonical form.
+/// One object that was added, removed or changed in part, and the hosts that it is about, as full names.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) what: What,
@@ -41,7 +41,7 @@ impl Part {
         match &self.object.spec {
             Some(Spec::ServiceEntry(spec)) => scope.sees(&spec.export_to, namespace),
             Some(Spec::VirtualService(spec)) => {
-                scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &spec.hosts)
+                scope.sees(&spec.export_to, namespace) && scope.imports_rule(namespace, &self.hosts)
             }
             Some(Spec::DestinationRule(spec)) => {
                 scope.sees(&spec.export_to, namespace) && scope.selected_by(spec, namespace)
