@@ -8,6 +8,8 @@ mod apart;
 #[cfg(test)]
 mod choice_tests;
 mod delegate;
+#[cfg(test)]
+mod delegate_tests;
 mod dependences;
 mod destination_policy;
 mod l4;

@@ -74,17 +74,20 @@ fn http(service: &Service, port: u16, own: To, context: &Context<'_>) -> Vec<Htt
 /// Whether a `VirtualService` has http routes for requests of this client on a port. Without one it leaves them to the
 /// next `VirtualService` of the host (istio `buildSidecarVirtualHostsForVirtualService`).
 pub fn has_http(vs: &VirtualService, port: u16, registry: &Registry, scope: &Scope) -> bool {
-    let applies = |route: &HttpRoute, of: &VirtualService| {
-        let mut matches = route.r#match.iter();
-        let all = matches.len() == 0 && vs.for_mesh(&[]);
-        all || matches.any(|m| takes(m, of, vs, port, scope))
+    let bare = HttpMatchRequest::default();
+    let applies = |route: &HttpRoute, inner: Option<&HttpRoute>| {
+        pairs(route, inner, &bare).any(|pair| take(pair, vs, port, scope))
     };
-    let leads = |to: &VirtualService| {
-        to.object.denied.is_some() || to.spec().http.iter().any(|route| applies(route, to))
-    };
-    vs.spec().http.iter().any(|route| {
-        let to = || registry.delegate(route.delegate.as_ref()?, vs);
-        applies(route, vs) && (route.delegate.is_none() || to().is_some_and(leads))
+    vs.spec().http.iter().any(|route| match &route.delegate {
+        None => applies(route, None),
+        Some(to) => registry.delegate(to, vs).is_some_and(|to| {
+            let mut routes = to.spec().http.iter();
+            if to.object.denied.is_some() {
+                applies(route, None)
+            } else {
+                routes.any(|inner| applies(route, Some(inner)))
+            }
+        }),
     })
 }
 
@@ -92,40 +95,48 @@ pub fn has_http(vs: &VirtualService, port: u16, registry: &Registry, scope: &Sco
 fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<Vec<HttpPlan>> {
     let mut plans = Vec::new();
     for (index, route) in vs.spec().http.iter().enumerate() {
-        let Some(matches) = matching(route, vs, vs, port, context) else {
+        if let Some(to) = &route.delegate {
+            if let Some(delegate) = context.registry.delegate(to, vs) {
+                plans.extend(delegated((route, vs), delegate, port, context));
+            }
+            continue;
+        }
+        let Some(matches) = matching(route, None, vs, port, context) else {
             continue;
         };
         let catch_all = matches.is_empty();
-        match &route.delegate {
-            None => plans.push(http_plan((index, route), matches, vs, port, context)),
-            Some(to) => {
-                let Some(delegate) = context.registry.delegate(to, vs) else {
-                    continue;
-                };
-                if let Some(why) = &delegate.object.denied {
-                    plans.push(HttpPlan {
-                        matches,
-                        action: Err(NoAction::NotCarriedOut(Arc::clone(why))),
-                        mirrors: Vec::new(),
-                        policy: Arc::default(),
-                    });
-                    continue;
-                }
-                for (index, inner) in delegate.spec().http.iter().enumerate() {
-                    let Some(own) = matching(inner, delegate, vs, port, context) else {
-                        continue;
-                    };
-                    let both = HttpMatch::both(&matches, own);
-                    let route = merged((route, vs), inner, &context.registry.domain);
-                    plans.push(http_plan((index, &route), both, delegate, port, context));
-                }
-            }
-        }
-        if catch_all && route.delegate.is_none() {
+        plans.push(http_plan((index, route), matches, vs, port, context));
+        if catch_all {
             break;
         }
     }
     (!plans.is_empty()).then_some(plans)
+}
+
+/// The routes of a delegate, for the requests that the root's route takes.
+fn delegated(
+    (route, root): (&HttpRoute, &VirtualService),
+    delegate: &VirtualService,
+    port: u16,
+    context: &Context<'_>,
+) -> Vec<HttpPlan> {
+    if let Some(why) = &delegate.object.denied {
+        let matches = matching(route, None, root, port, context);
+        let denied = matches.map(|matches| HttpPlan {
+            matches,
+            action: Err(NoAction::NotCarriedOut(Arc::clone(why))),
+            mirrors: Vec::new(),
+            policy: Arc::default(),
+        });
+        return denied.into_iter().collect();
+    }
+    let plan = |(index, inner): (usize, &HttpRoute)| {
+        let matches = matching(route, Some(inner), root, port, context)?;
+        let route = merged((route, root), inner, &context.registry.domain);
+        Some(http_plan((index, &route), matches, delegate, port, context))
+    };
+    let routes = delegate.spec().http.iter().enumerate();
+    routes.filter_map(plan).collect()
 }
 
 fn http_plan(
@@ -167,43 +178,64 @@ fn http_plan(
 }
 
 /// The conditions of a route that requests on this port can meet: `None` if no request can, empty if every request
-/// does. `root` has the gateways of a delegate.
+/// does. `inner` is the delegate's route to which that of `root` leads.
 fn matching(
     route: &HttpRoute,
-    vs: &VirtualService,
+    inner: Option<&HttpRoute>,
     root: &VirtualService,
     port: u16,
     context: &Context<'_>,
 ) -> Option<Vec<HttpMatch>> {
-    if route.r#match.is_empty() {
-        return root.for_mesh(&[]).then(Vec::new);
-    }
-    let here = |m: &&HttpMatchRequest| takes(m, vs, root, port, context.scope);
+    let bare = HttpMatchRequest::default();
     let mut matches = Vec::new();
-    for m in route.r#match.iter().filter(here) {
-        let m = HttpMatch::new(m);
-        if m.is_bare() {
-            return Some(Vec::new());
+    for (of_root, own) in pairs(route, inner, &bare) {
+        if take((of_root, own), root, port, context.scope) {
+            let both = HttpMatch::new(of_root).and(HttpMatch::new(own));
+            if both.is_bare() {
+                return Some(Vec::new());
+            }
+            matches.push(both);
         }
-        matches.push(m);
     }
     (!matches.is_empty()).then_some(matches)
 }
 
-/// Whether requests of this client on a port can meet a match, as far as that is known before there is a request.
-fn takes(
-    m: &HttpMatchRequest,
-    vs: &VirtualService,
+/// Each match of a route with each match of the delegate's route to which it leads (istio
+/// `pilot/pkg/model/virtualservice.go`, `mergeHTTPMatchRequests`). `bare` stands for the match of a route without any.
+fn pairs<'a>(
+    route: &'a HttpRoute,
+    inner: Option<&'a HttpRoute>,
+    bare: &'a HttpMatchRequest,
+) -> impl Iterator<Item = (&'a HttpMatchRequest, &'a HttpMatchRequest)> {
+    let matches = move |route: Option<&'a HttpRoute>| match route {
+        Some(route) if !route.r#match.is_empty() => route.r#match.as_slice(),
+        Some(_) | None => std::slice::from_ref(bare),
+    };
+    let own = matches(inner);
+    let of_root = matches(Some(route)).iter();
+    of_root.flat_map(move |of_root| own.iter().map(move |own| (of_root, own)))
+}
+
+/// Whether requests of this client on a port can meet two matches together, as far as that is known before there is a
+/// request. A match of a delegate that names no gateways has those of the root's match, and only if that names none
+/// either, those of the root itself.
+fn take(
+    (of_root, own): (&HttpMatchRequest, &HttpMatchRequest),
     root: &VirtualService,
     port: u16,
     scope: &Scope,
 ) -> bool {
-    // A match with gateways of its own ignores the source (istio `sourceMatchHTTP`).
-    let source = !m.gateways.is_empty() || scope.is_source(&m.source_labels, &m.source_namespace);
-    let gateways = if m.gateways.is_empty() {
-        root.for_mesh(&[])
+    let both = [of_root, own];
+    let named = both.iter().any(|m| !m.gateways.is_empty());
+    let gateways = if named {
+        let mut lists = both.iter().filter(|m| !m.gateways.is_empty());
+        lists.all(|m| root.for_mesh(&m.gateways))
     } else {
-        vs.for_mesh(&m.gateways)
+        root.for_mesh(&[])
     };
-    (m.port == 0 || m.port == u32::from(port)) && gateways && source
+    // A match with gateways ignores the source (istio `sourceMatchHTTP`).
+    let source = |m: &HttpMatchRequest| scope.is_source(&m.source_labels, &m.source_namespace);
+    let here =
+        |m: &&HttpMatchRequest| (m.port == 0 || m.port == u32::from(port)) && (named || source(m));
+    gateways && both.iter().all(here)
 }

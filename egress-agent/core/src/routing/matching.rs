@@ -75,26 +75,15 @@ impl HttpMatch {
         Self { conditions, path }
     }
 
-    /// The matches that hold if one of the first and one of the second list holds. An empty list matches all requests.
-    pub fn both(first: &[Self], second: Vec<Self>) -> Vec<Self> {
-        if first.is_empty() || second.is_empty() {
-            return if first.is_empty() {
-                second
-            } else {
-                first.to_vec()
-            };
-        }
-        let with = |a: &Self| {
-            let joined = |b: &Self| Self {
-                conditions: [a.conditions.clone(), b.conditions.clone()].concat(),
-                path: match &b.path {
-                    PathSpec::Any => a.path.clone(),
-                    own => own.clone(),
-                },
-            };
-            second.iter().map(joined).collect::<Vec<_>>()
+    /// The match that holds if both do. The path is that of the other, if it has one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.conditions.extend(other.conditions);
+        self.path = match other.path {
+            PathSpec::Any => self.path,
+            own => own,
         };
-        first.iter().flat_map(with).collect()
+        self
     }
 
     /// Whether every request matches.
