@@ -55,11 +55,10 @@ impl Registry {
         let same = |(p, o, _): &&(Cow<'_, str>, &Arc<Object>, &DestinationRule)| {
             p == pattern && o.meta.namespace == first.meta.namespace
         };
-        found
-            .iter()
-            .filter(same)
-            .map(|(_, o, s)| (*o, *s))
-            .collect()
+        let same = found.iter().filter(same).map(|(_, o, s)| (*o, *s));
+        let mut rules: Vec<_> = same.collect();
+        alone(&mut rules, scope);
+        rules
     }
 
     /// A subset of a host: the labels of its endpoints. Several rules for one host define their
@@ -76,6 +75,24 @@ impl Registry {
         let subset = subsets.find(|s| s.name == name)?;
         Some(Arc::new(subset.labels.clone()))
     }
+}
+
+/// Leaves the rules that select the workload, if one does: they are not merged with those for all workloads. Of several
+/// selectors the oldest counts (istio `pilot/pkg/model/sidecar.go`, `SidecarScope.DestinationRule`). Nobody knows which
+/// workloads an invalid rule would select, so it always stays.
+fn alone(rules: &mut Vec<(&Arc<Object>, &DestinationRule)>, scope: &Scope) {
+    // A check of the rules themselves is for all workloads.
+    if scope.all {
+        return;
+    }
+    let selector = |(object, rule): &(&Arc<Object>, &DestinationRule)| {
+        let selector = rule.workload_selector.as_ref();
+        let own = selector.filter(|_| scope.is_in(&object.meta.namespace));
+        own.map(|selector| selector.match_labels.clone())
+    };
+    let mut valid = rules.iter().filter(|(object, _)| object.denied.is_none());
+    let oldest = valid.find_map(selector);
+    rules.retain(|rule| rule.0.denied.is_some() || selector(rule) == oldest);
 }
 
 /// The policy of a destination. It denies everything if a traffic policy that applies has a protecting field that is

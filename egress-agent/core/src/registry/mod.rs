@@ -12,6 +12,8 @@ mod delegate;
 mod delegate_tests;
 mod dependences;
 mod destination_policy;
+#[cfg(test)]
+mod destination_policy_tests;
 mod l4;
 pub mod lint;
 pub mod not_done;
