@@ -40,6 +40,10 @@ pub fn claims(
             let Some(class) = ports.get(&port.number).map(|p| p.class) else {
                 continue;
             };
+            // The proxy reports why TCP is denied. UDP has none, so it is not listed.
+            if class == Class::Udp && is_denied(plan, port.number) {
+                continue;
+            }
             let own = OfPort {
                 host: &service.host,
                 allocated: &service.allocated,
@@ -58,7 +62,7 @@ pub fn claims(
                 Resolution::DynamicDns => own.by_name(&mut claims),
             }
         }
-        learned(&mut claims, &service.host, entry, (leases, among));
+        learned(&mut claims, (&service.host, plan), entry, (leases, among));
     }
     for (port, plan) in plan.iter() {
         for net in plan.tcp.iter().filter_map(|r| r.nets.as_ref()).flatten() {
@@ -70,11 +74,23 @@ pub fn claims(
     claims
 }
 
+/// Whether a rule that is invalid or not carried out denies a port.
+fn is_denied(plan: &HostPlan, port: u16) -> bool {
+    plan.get(port)
+        .is_some_and(|plan| plan.own.policy.denied.is_some())
+}
+
 /// Ports that would be open to any address although nobody wrote so: they are open to the addresses of names that
 /// workloads asked for and that the host lists. Ports whose name is checked are left out, because the proxy has no
 /// routes for them.
-fn learned(claims: &mut Claims, host: &str, entry: &Entry, (leases, among): (&Leases, Among<'_>)) {
-    for port in &entry.unspelt {
+fn learned(
+    claims: &mut Claims,
+    (host, plan): (&str, &HostPlan),
+    entry: &Entry,
+    (leases, among): (&Leases, Among<'_>),
+) {
+    let ports = entry.unspelt.iter();
+    for port in ports.filter(|port| !is_denied(plan, port.number)) {
         if port.class.needs_name() || port.target.is_some_and(|t| t != port.number) {
             continue;
         }

@@ -147,7 +147,7 @@ impl PortPlan {
     }
 }
 
-/// Every TCP port of one service. A list, since there are as many as hosts and each has a few.
+/// Every TCP port of one service, and its other ports that are denied. A list, since there are as many as hosts and each has a few.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostPlan(Vec<(u16, PortPlan)>);
 

@@ -18,21 +18,35 @@ use crate::routing::HttpMatch;
 use crate::traffic::{ClusterPolicy, HttpAction, NoAction, RoutePolicy};
 use std::sync::Arc;
 
-/// What a service does with flows, by port. UDP ports are not here.
+/// What a service does with flows, by port. Ports that the kernel alone decides, those of UDP and those that serve
+/// learned addresses only, are here if they are denied.
 pub fn plan(service: &Service, context: &Context<'_>) -> HostPlan {
     let mut plans = Vec::new();
     // An invalid VirtualService may be one that narrows, so nothing of the host is served.
     let mut rules = context.registry.rules_for(&service.host, context.scope);
     let invalid = rules.find_map(|vs| vs.object.denied.clone());
-    for (number, port) in service.ports() {
-        if port.class == Class::Udp {
-            continue;
-        }
+    let own = |number| {
         let policy = match &invalid {
             Some(why) => ClusterPolicy::denying(why),
             None => Arc::new(policy(&service.host, None, number, service, context)),
         };
-        let own = itself(service, number, policy);
+        itself(service, number, policy)
+    };
+    for number in service.unproxied_ports() {
+        let own = own(number);
+        if own.policy.denied.is_some() {
+            let plan = PortPlan {
+                own,
+                ..PortPlan::default()
+            };
+            plans.push((number, plan));
+        }
+    }
+    for (number, port) in service.ports() {
+        if port.class == Class::Udp {
+            continue;
+        }
+        let own = own(number);
         let mut plan = PortPlan {
             own: own.clone(),
             ..PortPlan::default()

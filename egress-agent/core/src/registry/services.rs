@@ -305,6 +305,15 @@ impl Service {
         ports
     }
 
+    /// Ports that are never led through the proxy: those of UDP, and those that serve learned addresses only.
+    pub(super) fn unproxied_ports(&self) -> BTreeSet<u16> {
+        let ports = self.ports();
+        let unspelt = self.entries.iter().flat_map(|e| &e.unspelt);
+        let unspelt = unspelt.map(|p| p.number).filter(|n| !ports.contains_key(n));
+        let udp = ports.iter().filter(|(_, port)| port.class == Class::Udp);
+        udp.map(|(number, _)| *number).chain(unspelt).collect()
+    }
+
     /// The class of a port.
     pub fn class(&self, number: u16) -> Option<Class> {
         self.entries

@@ -173,7 +173,11 @@ impl<'a> Asked<'a> {
         addresses: &Addresses,
     ) -> (String, Option<String>) {
         let what = words::request(&shown.spoken);
+        let plan = self.policy().view.plans.get(&service.host);
+        let plan = plan.and_then(|plan| plan.get(shown.to.port()));
+        let denied = plan.and_then(|plan| plan.own.policy.denied.as_ref());
         match (&shown.fate, addresses) {
+            (Fate::DeniedByKernel(_), _) if let Some(why) = denied => (why.to_string(), None),
             (Fate::DeniedByKernel(_), Addresses::Unknown(_)) => self.without_address(service),
             (Fate::NoEndpoint(cluster, _), _) => (
                 format!("{}:{} has no address", cluster.id.host, cluster.id.port),

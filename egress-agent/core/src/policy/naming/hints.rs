@@ -137,7 +137,8 @@ fn denied_though_listed(host: &str, port: u16, via: Transport, reason: Reason) -
         Reason::Protocol => "no rule can list the socket's protocol",
         Reason::NotListed => match via {
             Transport::Udp => {
-                "UDP to spec.addresses and to a port with another targetPort is denied"
+                "UDP to spec.addresses and to a port with another targetPort is denied, and to a host with a rule that \
+                 is invalid or not carried out"
             }
             Transport::Tcp => "its addresses changed at the moment of the denial",
         },

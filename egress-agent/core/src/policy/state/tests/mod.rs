@@ -4,6 +4,7 @@ mod allocated;
 mod bench;
 mod by_address;
 mod clients;
+mod denied_hosts;
 mod hints;
 mod internal;
 mod mirrors;
