@@ -7,7 +7,7 @@ use super::endpoints::{Pick, endpoints};
 use super::leases::{Among, Leases};
 use super::tables::{Action, Claims, Target, Transport, claim};
 use crate::istio::service_entry::Resolution;
-use crate::registry::plan::HostPlan;
+use crate::registry::plan::{HostPlan, PortPlan};
 use crate::registry::services::{Class, Entry, Port, Service};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -52,7 +52,7 @@ pub fn claims(
                 class,
                 ruled: plan
                     .get(port.number)
-                    .is_some_and(|p| !p.tcp.is_empty() || p.own.policy.needs_proxy()),
+                    .is_some_and(|plan| is_ruled(plan, entry.resolution)),
             };
             match entry.resolution {
                 Resolution::None => own.as_dialled(&mut claims),
@@ -72,6 +72,13 @@ pub fn claims(
         }
     }
     claims
+}
+
+/// Whether the proxy carries out a rule for a port, also for bytes that need no name.
+fn is_ruled(plan: &PortPlan, resolution: Resolution) -> bool {
+    let policy = &plan.own.policy;
+    let chooses = resolution != Resolution::None && policy.chooses_endpoint();
+    !plan.tcp.is_empty() || policy.needs_proxy() || chooses
 }
 
 /// Whether a rule that is invalid or not carried out denies a port.

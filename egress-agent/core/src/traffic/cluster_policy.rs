@@ -54,7 +54,14 @@ impl ClusterPolicy {
     /// Whether only the proxy can carry it out, also for bytes that need no name.
     pub fn needs_proxy(&self) -> bool {
         let changes = self.tunnel.is_some() || self.proxy_protocol.is_some();
-        self.denied.is_some() || self.tls.is_some() || changes
+        self.denied.is_some() || self.tls.is_some() || changes || self.pool.limits_bytes()
+    }
+
+    /// Whether the proxy chooses the endpoint of a flow, instead of the address that the client dialled. With resolution
+    /// NONE the client chooses.
+    pub fn chooses_endpoint(&self) -> bool {
+        let balances = |balance: &Balance| *balance != Balance::Passthrough;
+        self.outliers.is_some() || self.balance.as_ref().is_some_and(balances)
     }
 
     /// Serves nothing, for this reason.

@@ -158,6 +158,15 @@ impl ConnectionPool {
         };
     }
 
+    /// Whether it has a setting for connections of any protocol.
+    pub const fn limits_bytes(&self) -> bool {
+        self.connections.is_some()
+            || self.connect_timeout.is_some()
+            || self.max_connection_duration.is_some()
+            || self.tcp_idle_timeout.is_some()
+            || self.keepalive.is_some()
+    }
+
     /// Whether anything has to be counted for the cluster.
     pub fn counts(&self) -> bool {
         self.connections.is_some()

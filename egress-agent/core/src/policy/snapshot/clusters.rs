@@ -90,7 +90,10 @@ impl Clusters<'_> {
                 self.split(&route.to),
             );
         }
-        if plan.opaque {
+        if plan.opaque && plan.own.policy.chooses_endpoint() {
+            let nets = [doors.endpoints, doors.others].concat();
+            add(nets, Split::one(self.of(&plan.own)));
+        } else if plan.opaque {
             // The dialled address itself, as if no name were listed beside it and the kernel allowed the flow.
             let straight = Cluster {
                 id: plan.own.id.clone(),

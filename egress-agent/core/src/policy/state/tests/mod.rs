@@ -7,6 +7,7 @@ mod clients;
 mod denied_hosts;
 mod hints;
 mod internal;
+mod limits;
 mod mirrors;
 mod plans;
 mod relocated;
