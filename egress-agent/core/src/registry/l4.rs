@@ -6,10 +6,11 @@ use super::VirtualService;
 use super::destination_policy::not_carried_out;
 use super::not_done::table::{TCP_MATCH, serves_nothing};
 use super::plan::{Context, Shares, TcpPlan, TlsPlan};
+use super::scope::Scope;
 use super::services::{Service, network};
 use super::target::shares;
 use crate::istio::hosts;
-use crate::istio::virtual_service::RouteDestination;
+use crate::istio::virtual_service::{RouteDestination, TlsMatchAttributes};
 use crate::traffic::ClusterPolicy;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -22,12 +23,32 @@ struct Conditions<'a> {
     gateways: &'a [String],
 }
 
-impl Conditions<'_> {
-    fn hold(&self, vs: &VirtualService, port: u16, context: &Context<'_>) -> bool {
-        let source =
-            !self.gateways.is_empty() || context.scope.is_source(self.labels, self.namespace);
+impl<'a> Conditions<'a> {
+    fn of_tls(m: &'a TlsMatchAttributes) -> Self {
+        Self {
+            port: m.port,
+            labels: &m.source_labels,
+            namespace: &m.source_namespace,
+            gateways: &m.gateways,
+        }
+    }
+
+    fn hold(&self, vs: &VirtualService, port: u16, scope: &Scope) -> bool {
+        let source = !self.gateways.is_empty() || scope.is_source(self.labels, self.namespace);
         (self.port == 0 || self.port == u32::from(port)) && vs.for_mesh(self.gateways) && source
     }
+}
+
+/// Whether a `VirtualService` has a tls route for connections of this client on a port: for this server name, if one is
+/// given.
+pub fn has_tls(vs: &VirtualService, port: u16, scope: &Scope, name: Option<&str>) -> bool {
+    let takes = |m: &TlsMatchAttributes| {
+        let mut names = m.sni_hosts.iter().map(|host| hosts::canonical(host));
+        let covered = name.is_none_or(|name| names.any(|host| hosts::covers(&host, name)));
+        covered && Conditions::of_tls(m).hold(vs, port, scope)
+    };
+    let mut matches = vs.spec().tls.iter().flat_map(|route| &route.r#match);
+    matches.any(takes)
 }
 
 /// TLS routes for a port. If any applies, the service's own name no longer leads to it on this port.
@@ -36,13 +57,7 @@ pub(super) fn tls(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tl
     for vs in context.registry.rules_for(&service.host, context.scope) {
         for route in &vs.spec().tls {
             for m in &route.r#match {
-                let conditions = Conditions {
-                    port: m.port,
-                    labels: &m.source_labels,
-                    namespace: &m.source_namespace,
-                    gateways: &m.gateways,
-                };
-                if !conditions.hold(vs, port, context) {
+                if !Conditions::of_tls(m).hold(vs, port, context.scope) {
                     continue;
                 }
                 let names = m.sni_hosts.iter();
@@ -85,7 +100,7 @@ pub(super) fn tcp(service: &Service, port: u16, context: &Context<'_>) -> Vec<Tc
                     namespace: &m.source_namespace,
                     gateways: &m.gateways,
                 };
-                if !conditions.hold(vs, port, context) {
+                if !conditions.hold(vs, port, context.scope) {
                     continue;
                 }
                 let mut to = to();

@@ -14,7 +14,7 @@ mod dependences;
 mod destination_policy;
 #[cfg(test)]
 mod destination_policy_tests;
-mod l4;
+pub(crate) mod l4;
 pub mod lint;
 pub mod not_done;
 pub mod plan;

@@ -222,6 +222,21 @@ impl RouteTable {
         )
     }
 
+    /// The host whose routes decide about a request; `None` if no listed host takes it.
+    pub fn deciding_host(
+        &self,
+        policy: PolicyId,
+        dialled: SocketAddr,
+        head: &RequestHead<'_>,
+    ) -> Option<String> {
+        let decides = |host: &Arc<VirtualHost>| {
+            let decision = host.decide(dialled, head, 0.into());
+            (!matches!(decision, HttpDecision::UnlistedHost)).then(|| host.host.clone())
+        };
+        let port = self.port(policy, dialled.port())?;
+        port.find_host(dialled, head.authority, decides)
+    }
+
     /// Whether a destination is listed for bytes without a name.
     pub fn lists_tcp(&self, policy: PolicyId, dialled: SocketAddr) -> bool {
         let listed = || {

@@ -192,21 +192,15 @@ impl Gate<'_> {
         }
     }
 
-    /// The request as the proxy reads it off the wire, and what its routes say.
+    /// What the request's routes say.
     fn request(&self, to: SocketAddr, asked: &RequestHead<'_>) -> Fate {
-        let mut reader = HeadReader::new(MAX_HEAD);
-        reader.push(&wire(asked));
-        let read = match reader.next_head() {
-            HeadOutcome::Head(read) => read,
-            HeadOutcome::Rejected(error) => {
-                return Fate::DeniedByProxy(error.reason(), Some(error.reply().status));
-            }
-            HeadOutcome::NeedMore => return Fate::DeniedByProxy(DenialReason::EndedEarly, None),
+        let (authority, path) = match off_the_wire(asked) {
+            Ok(read) => read,
+            Err(denied) => return denied,
         };
-        let line = String::from_utf8_lossy(&read.bytes);
         let head = RequestHead {
-            authority: &read.authority,
-            path: line.split(' ').nth(1).unwrap_or("/"),
+            authority: &authority,
+            path: &path,
             ..*asked
         };
         match self.decide(to, &head) {
@@ -215,6 +209,17 @@ impl Gate<'_> {
             }
             fate => fate,
         }
+    }
+
+    /// The host whose routes decide about a request.
+    pub(super) fn deciding_host(&self, to: SocketAddr, asked: &RequestHead<'_>) -> Option<String> {
+        let (authority, path) = off_the_wire(asked).ok()?;
+        let head = RequestHead {
+            authority: &authority,
+            path: &path,
+            ..*asked
+        };
+        self.routes.deciding_host(self.id, to, &head)
     }
 
     fn decide(&self, to: SocketAddr, head: &RequestHead<'_>) -> Fate {
@@ -264,6 +269,25 @@ fn relayed(cluster: Arc<Cluster>, to: SocketAddr) -> Fate {
     } else {
         Fate::Relayed(cluster)
     }
+}
+
+/// The authority and the path of a request as the proxy reads it, or why the proxy denies it unread.
+fn off_the_wire(asked: &RequestHead<'_>) -> Result<(String, String), Fate> {
+    let mut reader = HeadReader::new(MAX_HEAD);
+    reader.push(&wire(asked));
+    let read = match reader.next_head() {
+        HeadOutcome::Head(read) => read,
+        HeadOutcome::Rejected(error) => {
+            let (reason, status) = (error.reason(), error.reply().status);
+            return Err(Fate::DeniedByProxy(reason, Some(status)));
+        }
+        HeadOutcome::NeedMore => {
+            return Err(Fate::DeniedByProxy(DenialReason::EndedEarly, None));
+        }
+    };
+    let line = String::from_utf8_lossy(&read.bytes);
+    let path = line.split(' ').nth(1).unwrap_or("/").to_owned();
+    Ok((read.authority.clone(), path))
 }
 
 /// A request as a client sends it.

@@ -63,4 +63,6 @@ impl State {
 #[cfg(test)]
 mod denied_tests;
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod tests;

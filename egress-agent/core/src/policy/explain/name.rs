@@ -4,7 +4,7 @@
 
 use super::addresses::Addresses;
 use super::asked::{Asked, Judged};
-use super::gate::Fate;
+use super::gate::{Fate, Spoken};
 use super::nearest::nearest_host;
 use super::words::{self, rule_of};
 use super::{DeniedBy, Explanation};
@@ -36,9 +36,7 @@ impl<'a> Asked<'a> {
             };
         };
         let rule = service.filter(|_| class.is_some());
-        let by = rule.and_then(|s| {
-            words::virtual_service(&self.state.registry, view, (s, port), &shown.spoken)
-        });
+        let by = self.decided_by(shown, rule);
         let mut lines = if shown.fate.passes() {
             self.allowed_lines(shown, service, class, by.as_deref())
         } else {
@@ -63,6 +61,24 @@ impl<'a> Asked<'a> {
             reason: shown.fate.reason(),
             lines,
             flows: judged.iter().map(Judged::flow).collect(),
+        }
+    }
+
+    /// The `VirtualService` whose routes decide about a flow. A request may name another host than the dialled one.
+    fn decided_by(&self, shown: &Judged<'_>, listed: Option<&Arc<Service>>) -> Option<String> {
+        let (registry, view) = (&self.state.registry, &self.policy().view);
+        let port = shown.to.port();
+        match (shown.spoken, &shown.fate) {
+            (Spoken::Http(head) | Spoken::Http2(head), _) => {
+                let host = self.gate.deciding_host(shown.to, &head)?;
+                let service = view.services.get(&*host)?;
+                words::http_rule(registry, view, (service, port))
+            }
+            (Spoken::Tls(_), Fate::DeniedByProxy(DenialReason::UnlistedName, _)) => {
+                words::tls_rule(registry, view, (listed?, port), None)
+            }
+            (Spoken::Tls(name), _) => words::tls_rule(registry, view, (listed?, port), name),
+            (Spoken::Bytes, _) => None,
         }
     }
 
@@ -94,6 +110,18 @@ impl<'a> Asked<'a> {
         service: Option<&Arc<Service>>,
     ) -> String {
         let all = self.policy().covering(to.ip(), to.port(), via);
+        let mut learned = all
+            .iter()
+            .filter_map(|s| Some((s, lists_unspelt(s, to.port(), via)?)));
+        if let Some((of, entry)) = learned.next() {
+            return format!(
+                "{} lists port {} without a resolution: it is open at the addresses that the agent's DNS server gave \
+                 for names of {}, as long as it leases them",
+                words::placed(&entry.object),
+                to.port(),
+                of.host
+            );
+        }
         let open = all
             .iter()
             .filter(|s| service.is_none_or(|own| !Arc::ptr_eq(own, s)));
@@ -193,6 +221,11 @@ impl<'a> Asked<'a> {
                     DenialReason::NoRoute => format!("no route of {rule} takes {what}"),
                     DenialReason::NoCluster(to) => {
                         format!("{rule} sends {what} to {to}, which no rule lists")
+                    }
+                    DenialReason::UnlistedName
+                        if let (Some(rule), Spoken::Tls(Some(name))) = (by, shown.spoken) =>
+                    {
+                        format!("no tls route of {rule} takes the server name {name}")
                     }
                     DenialReason::NotCarriedOut(_) => format!(
                         "{what}: a field of its rule is not carried out, so that it serves nothing"

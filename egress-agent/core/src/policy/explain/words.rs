@@ -6,10 +6,11 @@ use super::addresses::Addresses;
 use super::gate::{Fate, Spoken};
 use crate::istio::Object;
 use crate::istio::service_entry::Resolution;
+use crate::registry::Registry;
+use crate::registry::l4::has_tls;
 use crate::registry::routes::has_http;
-use crate::registry::services::{Class, Service};
+use crate::registry::services::{Class, Entry, Service};
 use crate::registry::view::View;
-use crate::registry::{Registry, VirtualService};
 use crate::routing::{Cluster, Target};
 use crate::traffic::{AbortWith, HttpAction, RetryPolicy, RoutePolicy};
 
@@ -136,10 +137,11 @@ pub(super) fn request(spoken: &Spoken<'_>) -> String {
 
 /// Kind, name and place of the entry that lists a port; without a port, of the first entry.
 pub(super) fn rule_of(service: &Service, port: Option<u16>) -> String {
-    let mut entries = service.entries.iter();
+    let first = |lists: &dyn Fn(&Entry) -> bool| service.entries.iter().find(|e| lists(e));
     let entry = match port {
-        Some(port) => entries.find(|e| e.port(port).is_some()),
-        None => entries.next(),
+        Some(port) => first(&|e| e.port(port).is_some())
+            .or_else(|| first(&|e| e.unspelt.iter().any(|p| p.number == port))),
+        None => service.entries.first(),
     };
     entry.map_or_else(String::new, |e| placed(&e.object))
 }
@@ -149,20 +151,27 @@ pub(super) fn placed(object: &Object) -> String {
     format!("{object} ({})", object.place())
 }
 
-/// The `VirtualService` that applies to this protocol on a port of a service.
-pub(super) fn virtual_service(
+/// The `VirtualService` with http routes for a port of a service: its routes decide about requests.
+pub(super) fn http_rule(
     registry: &Registry,
     view: &View,
     (service, port): (&Service, u16),
-    spoken: &Spoken<'_>,
 ) -> Option<String> {
-    let has_say = |vs: &&VirtualService| match spoken {
-        Spoken::Http(_) | Spoken::Http2(_) => has_http(vs, port, registry, &view.scope),
-        Spoken::Tls(_) => !vs.spec().tls.is_empty(),
-        Spoken::Bytes => !vs.spec().tcp.is_empty(),
-    };
     let mut rules = registry.rules_for(&service.host, &view.scope);
-    rules.find(has_say).map(|vs| placed(&vs.object))
+    let rule = rules.find(|vs| has_http(vs, port, registry, &view.scope));
+    rule.map(|vs| placed(&vs.object))
+}
+
+/// The first `VirtualService` with tls routes for a port of a service: for this server name, if one is given.
+pub(super) fn tls_rule(
+    registry: &Registry,
+    view: &View,
+    (service, port): (&Service, u16),
+    name: Option<&str>,
+) -> Option<String> {
+    let mut rules = registry.rules_for(&service.host, &view.scope);
+    let rule = rules.find(|vs| has_tls(vs, port, &view.scope, name));
+    rule.map(|vs| placed(&vs.object))
 }
 
 /// Where a service is reached.

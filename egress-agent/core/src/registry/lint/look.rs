@@ -145,10 +145,20 @@ impl Lint<'_> {
                     self.any_address(entry, &at, port);
                 }
             }
-            for Port { number: port, .. } in &entry.unspelt {
+            for Port {
+                number: port,
+                class,
+                ..
+            } in &entry.unspelt
+            {
+                let learned = if class.needs_name() {
+                    ""
+                } else {
+                    " (with dns.intercept: auto it serves the addresses that workloads get for names of the entry)"
+                };
                 let text = format!(
                     "port {port} serves nothing: without resolution and addresses it would be open to any \
-                     address; write resolution: NONE if that is meant"
+                     address; write resolution: NONE if that is meant{learned}"
                 );
                 self.warn(&entry.object, &[("ports", index(*port))], text);
             }
