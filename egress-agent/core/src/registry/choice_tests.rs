@@ -82,12 +82,6 @@ fn a_host_that_sorts_before_the_wildcards_hides_none() {
 
 #[test]
 fn a_rule_without_routes_for_a_port_or_a_client_hides_none() {
-    let missing = object(
-        "VirtualService",
-        "one",
-        "a",
-        "{hosts: [a.x.com], http: [{delegate: {name: nobody}}]}",
-    );
     let leaf = object(
         "VirtualService",
         "one",
@@ -111,7 +105,6 @@ fn a_rule_without_routes_for_a_port_or_a_client_hides_none() {
         (older("match: [{sourceNamespace: one}], "), &app, 80, 1),
         (older("match: [{sourceNamespace: one}], "), &two, 80, 2),
         (older("match: [{gateways: [gw]}], "), &two, 80, 2),
-        (missing, &two, 80, 2),
         (delegating.clone(), &two, 80, 2),
         (delegating, &two, 8080, 1),
     ] {

@@ -7,10 +7,11 @@ use super::{Named, Registry, VirtualService};
 use crate::istio::fields::Destination;
 use crate::istio::hosts;
 use crate::istio::virtual_service::{Delegate, HttpRoute};
+use std::sync::Arc;
 
 impl Registry {
-    /// The `VirtualService` that a route of `root` delegates to; `None` if there is none that it may use. The route is
-    /// then left out, as in Istio.
+    /// The `VirtualService` that a route of `root` delegates to; `None` if there is none that it may use. The route's
+    /// requests are then denied: without the route the host would serve what the rule narrows.
     pub(super) fn delegate(&self, to: &Delegate, root: &VirtualService) -> Option<&VirtualService> {
         let own = &root.object.meta.namespace;
         let key = named(to, own);
@@ -20,6 +21,19 @@ impl Registry {
         let to_root = |n: &String| n == "*" || n == own || (n == "." && namespace == own);
         (export_to.is_empty() || export_to.iter().any(to_root)).then_some(found)
     }
+}
+
+/// Why requests of a route without a usable delegate are denied. It does not say which of the reasons it is, because that
+/// depends on objects that the route does not follow.
+pub(super) fn unusable(index: usize, to: &Delegate, root: &VirtualService) -> Arc<str> {
+    let object = &root.object;
+    let (namespace, name) = named(to, &object.meta.namespace);
+    format!(
+        "spec.http[{index}].delegate of {object} ({}) names VirtualService {namespace}/{name}, which is missing, has \
+         hosts or is not exported to the namespace, so it serves nothing",
+        object.place()
+    )
+    .into()
 }
 
 /// Which `VirtualService` a route of one of the namespace `own` means.

@@ -1,9 +1,11 @@
 //! Tests for which clients the routes of a delegate are.
 
 use super::Registry;
+use super::plan::HttpPlan;
 use super::scope::Workload;
 use super::view::View;
 use crate::istio::decode;
+use crate::traffic::NoAction;
 use std::sync::Arc;
 
 fn object(kind: &str, name: &str, spec: &str) -> String {
@@ -12,8 +14,8 @@ fn object(kind: &str, name: &str, spec: &str) -> String {
     )
 }
 
-/// The timeouts of the routes of port 80, in seconds; 0 is that of the service itself.
-fn timeouts(rules: &str, client: &Workload) -> Vec<u64> {
+/// The routes of port 80.
+fn routes(rules: &str, client: &Workload) -> Vec<HttpPlan> {
     let port = "{number: 80, name: h, protocol: HTTP}";
     let entry = format!("{{hosts: [a.x.com], resolution: DNS, ports: [{port}]}}");
     let text = object("ServiceEntry", "e", &entry) + rules;
@@ -23,10 +25,16 @@ fn timeouts(rules: &str, client: &Workload) -> Vec<u64> {
     let registry = Registry::new(&objects, "cluster.local");
     let view = View::new(&registry, registry.scope_of(client));
     let plan = view.plans["a.x.com"].get(80).unwrap();
-    let routes = plan.http.iter().flatten();
-    routes
-        .map(|r| r.policy.timeout.unwrap_or_default().as_secs())
-        .collect()
+    plan.http.iter().flatten().cloned().collect()
+}
+
+fn seconds(route: &HttpPlan) -> u64 {
+    route.policy.timeout.unwrap_or_default().as_secs()
+}
+
+/// The timeouts of the routes of port 80, in seconds; 0 is that of the service itself.
+fn timeouts(rules: &str, client: &Workload) -> Vec<u64> {
+    routes(rules, client).iter().map(seconds).collect()
 }
 
 /// istio `pilot/pkg/model/virtualservice.go`, `mergeHTTPMatchRequest`: a match of a delegate without gateways has those
@@ -96,4 +104,40 @@ fn a_delegates_match_keeps_its_clients_and_ports() {
         };
         assert_eq!(timeouts(&rules, &client), [expected], "{client:?}");
     }
+}
+
+#[test]
+fn requests_for_a_delegate_that_cannot_be_used_are_denied() {
+    let leaf = "http: [{timeout: 1s, route: [{destination: {host: a.x.com}}]}]}";
+    let (has_hosts, private) = (
+        format!("{{hosts: [b.x.com], {leaf}"),
+        format!("{{exportTo: [other], {leaf}"),
+    );
+    for leaf in [None, Some(&has_hosts), Some(&private)] {
+        let leaf = leaf.map(|spec| object("VirtualService", "leaf", spec));
+        let leaf = leaf.unwrap_or_default();
+        for (matches, behind) in [("", 0), ("match: [{uri: {prefix: /a}}], ", 9)] {
+            let root = format!(
+                "{{hosts: [a.x.com], http: [{{{matches}delegate: {{name: leaf}}}}, {{timeout: 9s, route: [{{destination: \
+                 {{host: a.x.com}}}}]}}]}}"
+            );
+            let rules = object("VirtualService", "root", &root) + &leaf;
+            let routes = routes(&rules, &Workload::default());
+            let Err(NoAction::NotCarriedOut(why)) = &routes[0].action else {
+                panic!("{rules}: {routes:?}");
+            };
+            assert_eq!(
+                &**why,
+                "spec.http[0].delegate of VirtualService default/root (test.yaml:7) names VirtualService default/leaf, \
+                 which is missing, has hosts or is not exported to the namespace, so it serves nothing"
+            );
+            assert_eq!(routes[0].matches.is_empty(), behind == 0);
+            assert_eq!(seconds(&routes[1]), 9, "the routes behind it stay");
+        }
+    }
+    // Clients that the root's route is not for are left to the service itself.
+    let root =
+        "{hosts: [a.x.com], http: [{match: [{sourceLabels: {app: x}}], delegate: {name: leaf}}]}";
+    let rules = object("VirtualService", "root", root);
+    assert_eq!(timeouts(&rules, &Workload::default()), [0]);
 }

@@ -4,7 +4,7 @@
 //! Owns which `VirtualService` applies and in which order. Names destinations by host and port;
 //! `policy` knows their present addresses.
 
-use super::delegate::merged;
+use super::delegate::{merged, unusable};
 use super::destination_policy::{not_carried_out, policy};
 use super::l4::{tcp, tls};
 use super::not_done::denied_route;
@@ -94,14 +94,14 @@ pub fn has_http(vs: &VirtualService, port: u16, registry: &Registry, scope: &Sco
     };
     vs.spec().http.iter().any(|route| match &route.delegate {
         None => applies(route, None),
-        Some(to) => registry.delegate(to, vs).is_some_and(|to| {
-            let mut routes = to.spec().http.iter();
-            if to.object.denied.is_some() {
-                applies(route, None)
-            } else {
+        Some(to) => match registry.delegate(to, vs) {
+            Some(to) if to.object.denied.is_none() => {
+                let mut routes = to.spec().http.iter();
                 routes.any(|inner| applies(route, Some(inner)))
             }
-        }),
+            // It denies the requests that the route takes.
+            Some(_) | None => applies(route, None),
+        },
     })
 }
 
@@ -112,6 +112,9 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
         if let Some(to) = &route.delegate {
             if let Some(delegate) = context.registry.delegate(to, vs) {
                 plans.extend(delegated((route, vs), delegate, port, context));
+            } else {
+                let why = unusable(index, to, vs);
+                plans.extend(denied((route, vs), &why, port, context));
             }
             continue;
         }
@@ -127,6 +130,22 @@ fn http_routes(vs: &VirtualService, port: u16, context: &Context<'_>) -> Option<
     (!plans.is_empty()).then_some(plans)
 }
 
+/// The requests that a route takes, which are denied because its delegate cannot be used; `None` if it takes none.
+fn denied(
+    (route, root): (&HttpRoute, &VirtualService),
+    why: &Arc<str>,
+    port: u16,
+    context: &Context<'_>,
+) -> Option<HttpPlan> {
+    let matches = matching(route, None, root, port, context)?;
+    Some(HttpPlan {
+        matches,
+        action: Err(NoAction::NotCarriedOut(Arc::clone(why))),
+        mirrors: Vec::new(),
+        policy: Arc::default(),
+    })
+}
+
 /// The routes of a delegate, for the requests that the root's route takes.
 fn delegated(
     (route, root): (&HttpRoute, &VirtualService),
@@ -135,13 +154,7 @@ fn delegated(
     context: &Context<'_>,
 ) -> Vec<HttpPlan> {
     if let Some(why) = &delegate.object.denied {
-        let matches = matching(route, None, root, port, context);
-        let denied = matches.map(|matches| HttpPlan {
-            matches,
-            action: Err(NoAction::NotCarriedOut(Arc::clone(why))),
-            mirrors: Vec::new(),
-            policy: Arc::default(),
-        });
+        let denied = denied((route, root), why, port, context);
         return denied.into_iter().collect();
     }
     let plan = |(index, inner): (usize, &HttpRoute)| {
