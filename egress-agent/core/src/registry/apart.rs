@@ -1,9 +1,10 @@
 //! What two scopes may see differently, so that the view of one can be made from the view of the other.
 
 use super::Registry;
+use super::delegate::own_name;
 use super::scope::Scope;
 use super::touched::{Touched, What};
-use super::update::{canonical, own_name};
+use super::update::canonical;
 use crate::istio::{Object, Spec, hosts};
 use std::collections::BTreeSet;
 use std::sync::Arc;

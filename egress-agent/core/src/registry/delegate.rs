@@ -5,8 +5,8 @@
 
 use super::{Named, Registry, VirtualService};
 use crate::istio::fields::Destination;
-use crate::istio::hosts;
 use crate::istio::virtual_service::{Delegate, HttpRoute};
+use crate::istio::{Object, Spec, hosts};
 use std::sync::Arc;
 
 impl Registry {
@@ -21,6 +21,27 @@ impl Registry {
         let to_root = |n: &String| n == "*" || n == own || (n == "." && namespace == own);
         (export_to.is_empty() || export_to.iter().any(to_root)).then_some(found)
     }
+
+    /// Why a route cannot use its delegate, for people; `None` if it can.
+    pub(super) fn delegate_problem(&self, to: &Delegate, root: &VirtualService) -> Option<String> {
+        if self.delegate(to, root).is_some() {
+            return None;
+        }
+        let own = &root.object.meta.namespace;
+        let key = named(to, own);
+        let name = format!("VirtualService {}/{}", key.0, key.1);
+        if self.delegates.contains_key(&key) {
+            return Some(format!("{name} is not exported to namespace {own}"));
+        }
+        let has_hosts = self.held.values().any(|(object, _)| {
+            matches!(object.spec, Some(Spec::VirtualService(_))) && own_name(object) == key
+        });
+        Some(if has_hosts {
+            format!("{name} has hosts, so it is no delegate")
+        } else {
+            format!("there is no {name}")
+        })
+    }
 }
 
 /// Why requests of a route without a usable delegate are denied. It does not say which of the reasons it is, because that
@@ -34,6 +55,10 @@ pub(super) fn unusable(index: usize, to: &Delegate, root: &VirtualService) -> Ar
         object.place()
     )
     .into()
+}
+
+pub(super) fn own_name(object: &Object) -> Named {
+    (object.meta.namespace.clone(), object.meta.name.clone())
 }
 
 /// Which `VirtualService` a route of one of the namespace `own` means.

@@ -2,7 +2,7 @@
 //!
 //! Owns what each kind of object touches. `view` uses the result.
 
-use super::delegate::named;
+use super::delegate::{named, own_name};
 use super::services::Entry;
 use super::touched::{Touched, What};
 use super::vips::Vips;
@@ -341,10 +341,6 @@ fn selects(selector: &WorkloadSelector, object: &Object, spec: &WorkloadEntry) -
 pub(super) fn canonical(spec: &ServiceEntry) -> Vec<Arc<str>> {
     let hosts: BTreeSet<_> = spec.hosts.iter().map(|h| hosts::canonical(h)).collect();
     hosts.into_iter().collect()
-}
-
-pub(super) fn own_name(object: &Object) -> Named {
-    (object.meta.namespace.clone(), object.meta.name.clone())
 }
 
 /// The `VirtualService`s that one with hosts delegates to, each once.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 enum Subject {
     /// The service of a host.
     Service(Arc<str>),
-    /// A `VirtualService` or `Sidecar`, by its place in memory.
+    /// A `VirtualService`, `DestinationRule` or `Sidecar`, by its place in memory.
     Object(usize),
 }
 
@@ -23,7 +23,7 @@ enum Subject {
 #[derive(Debug)]
 pub struct Linter {
     registry: Registry,
-    /// `VirtualService`s and `Sidecar`s, by their place in memory.
+    /// `VirtualService`s, `DestinationRule`s and `Sidecar`s, by their place in memory.
     objects: HashMap<usize, Arc<Object>>,
     /// Objects by the hosts and wildcards whose services they depend on.
     asking: BTreeMap<Arc<str>, BTreeSet<usize>>,
@@ -79,7 +79,9 @@ impl Linter {
             }
         }
         for object in added() {
-            if let Some(Spec::VirtualService(_) | Spec::Sidecar(_)) = &object.spec {
+            if let Some(Spec::VirtualService(_) | Spec::DestinationRule(_) | Spec::Sidecar(_)) =
+                &object.spec
+            {
                 self.objects.insert(place(object), Arc::clone(object));
                 anew.objects.insert(place(object));
             }
@@ -151,6 +153,7 @@ impl Linter {
                 let destinations = all.map(|to| &to.host);
                 spec.hosts.iter().chain(destinations).map(full).collect()
             }
+            Some(Spec::DestinationRule(spec)) => BTreeSet::from([full(&spec.host)]),
             Some(Spec::Sidecar(spec)) => {
                 let listed = spec.egress.iter().flat_map(|listener| &listener.hosts);
                 let listed = listed.filter_map(|host| Some(Import::new(host, own)?.host));
@@ -176,13 +179,13 @@ impl Linter {
                     anew.services.insert(host);
                 }
             }
-            // Which of several rules for a host is in force.
-            Some(Spec::VirtualService(spec)) if spec.hosts.is_empty() => {
+            // Which of several rules for a host is in force, and whether a delegate can be used.
+            Some(Spec::VirtualService(_)) => {
                 for rule in self.registry.delegating_to(object) {
                     self.touch_rules(rule, anew);
                 }
+                self.touch_rules(object, anew);
             }
-            Some(Spec::VirtualService(_)) => self.touch_rules(object, anew),
             // Which subsets a destination has.
             Some(Spec::DestinationRule(spec)) => {
                 let host = full(&spec.host);

@@ -1,4 +1,4 @@
-//! One look at a part of the rules: a service, a `VirtualService` or a `Sidecar`.
+//! One look at a part of the rules: a service, a `VirtualService`, a `DestinationRule` or a `Sidecar`.
 //!
 //! Owns the list of findings. Judges the rules as a whole, not what one workload sees of them.
 
@@ -90,6 +90,9 @@ impl Lint<'_> {
             {
                 let object = Arc::clone(object);
                 self.rule(&VirtualService { object });
+            }
+            Some(Spec::DestinationRule(spec)) if object.denied.is_none() => {
+                self.destination_rule(object, spec);
             }
             Some(Spec::Sidecar(spec)) if object.denied.is_none() => {
                 self.sidecar(object, spec);
@@ -207,6 +210,7 @@ impl Lint<'_> {
             self.unused_sections(rule, &covered);
         }
         self.destinations(rule);
+        self.delegates(rule);
         self.dead_routes(rule);
     }
 
@@ -239,7 +243,7 @@ impl Lint<'_> {
     }
 
     /// Services that a rule's host covers.
-    fn covered(&self, host: &str) -> Vec<Service> {
+    pub(super) fn covered(&self, host: &str) -> Vec<Service> {
         if !hosts::is_wildcard(host) {
             return self.service_of(host).into_iter().collect();
         }

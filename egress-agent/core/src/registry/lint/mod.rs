@@ -7,6 +7,7 @@ mod destinations;
 mod linter;
 mod look;
 mod names;
+mod parts;
 
 use crate::istio::{Message, Object};
 use std::collections::HashMap;

@@ -54,9 +54,26 @@ fn pool() -> Vec<Arc<Object>> {
     );
     let rest = "http: [{route: [{destination: {host: b.com}}]}]";
     text += &object("VirtualService", "leaf", "n0", rest);
+    // Delegates that are private, have hosts or are missing.
+    for (name, namespace, rest) in [
+        ("leaf", "n1", "exportTo: ['.'], "),
+        ("leaf", "n1", "hosts: [c.com], "),
+    ] {
+        let spec = format!("{rest}http: [{{route: [{{destination: {{host: b.com}}}}]}}]");
+        text += &object("VirtualService", name, namespace, &spec);
+    }
+    let rest = "http: [{delegate: {name: leaf, namespace: n1}}]";
+    text += &object(
+        "VirtualService",
+        "abroad",
+        "n0",
+        &format!("hosts: [a.com], {rest}"),
+    );
     for (n, spec) in [
         "host: a.com, subsets: [{name: v1, labels: {v: '1'}}]",
         "host: '*.com', subsets: [{name: v2, labels: {v: '2'}}, {name: v1, labels: {v: '1'}}]",
+        "host: '*.a.com', trafficPolicy: {portLevelSettings: [{port: {number: 80}, outlierDetection: {}}]}",
+        "host: b.com, trafficPolicy: {portLevelSettings: [{port: {number: 81}, outlierDetection: {}}]}",
     ]
     .into_iter()
     .enumerate()

@@ -2,6 +2,7 @@
 
 mod follow;
 mod imports;
+mod parts;
 
 use super::lint;
 use crate::istio::{Object, decode};
