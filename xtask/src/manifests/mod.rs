@@ -1,10 +1,11 @@
 //! `manifests`: renders `deploy/kubernetes` from the Helm chart, and checks both.
 //!
 //! Owns the rendered files and the order of the checks. `chart` runs Helm, `istio` has the schemas of Istio's objects,
-//! `tools` installs Helm and the validator.
+//! `selector` compares the labels of pods, `tools` installs Helm and the validator.
 
 mod chart;
 mod istio;
+mod selector;
 mod tools;
 
 use crate::workspace::{all, root};
@@ -41,7 +42,7 @@ pub fn write() -> Result<()> {
 }
 
 /// Fails if the rendered files are not those of the chart, if a combination of values renders an object that the API
-/// rejects, or if an Istio object in examples and documentation does not match its definition.
+/// rejects or a pod that a DaemonSet of the chart would adopt, or if an Istio object in examples and documentation does not match its definition.
 pub fn check() -> Result<()> {
     let plain = chart::render(&[])?;
     all([current(&files(&plain)), combinations(plain)])
@@ -115,7 +116,11 @@ fn combinations(plain: Vec<Rendered>) -> Result<()> {
         .filter(|text| !text.lines().any(|line| line.starts_with(FOREIGN)))
         .collect();
     let objects: Vec<&str> = objects.into_iter().collect();
-    all([validate(&objects), istio::check(&objects)])?;
+    all([
+        validate(&objects),
+        selector::check(&objects),
+        istio::check(&objects),
+    ])?;
     eprintln!(
         "manifests: {count} combinations of values, {} different objects, all valid",
         objects.len()

@@ -3,13 +3,14 @@
 egress-agent
 {{- end }}
 
-{{/* Labels of every object. Helm adds app.kubernetes.io/managed-by itself. */}}
+{{/* Labels of every object that is not another pod. Helm adds app.kubernetes.io/managed-by itself. */}}
 {{- define "egress-agent.labels" -}}
 {{ include "egress-agent.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
-{{/* A DaemonSet's selector cannot be changed, so these never change. */}}
+{{/* A DaemonSet's selector cannot be changed, so these never change. No other pod has them: the controller adopts every
+     pod that matches. */}}
 {{- define "egress-agent.selector" -}}
 app.kubernetes.io/name: {{ include "egress-agent.name" . }}
 {{- end }}
