@@ -1,21 +1,15 @@
-//! `egress-agent boot-unit`: copies this program and the unit that closes the gate before the kubelet to a node, and
-//! enables the unit. For a container that has the node's folders mounted: it starts nothing, and systemd reads the
-//! unit at the next boot.
+//! What `boot-unit` writes to a node and removes from it: the program, the unit, and the links by which systemd starts
+//! the unit before the kubelet.
 
-use super::args::AdminArgs;
-use super::quiet;
+use super::program::{is_linked, write};
 use crate::failure::Failure;
-use crate::operate::client;
-use clap::Subcommand;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
 
 /// The unit.
-const UNIT: &str = include_str!("../../../deploy/systemd/egress-gate-kubelet.service");
+const UNIT: &str = include_str!("../../../../deploy/systemd/egress-gate-kubelet.service");
 /// Its name.
 const NAME: &str = "egress-gate-kubelet.service";
 /// Where administrators put units (systemd.unit(5)).
@@ -24,28 +18,12 @@ const UNITS: &str = "etc/systemd/system";
 const PROGRAMS: &str = "/usr/local/bin";
 /// The unit that runs the kubelet, as the unit names it.
 const KUBELET: &str = "kubelet.service";
-/// As long as an agent may need to get a gate that it can close.
-const FOREVER: Duration = Duration::from_hours(8760);
 /// The program's name.
 const PROGRAM: &str = "egress-agent";
 
-/// Arguments of `boot-unit`.
+/// Where it is done.
 #[derive(Debug, clap::Args)]
-pub struct BootUnitArgs {
-    #[command(subcommand)]
-    act: Act,
-}
-
-#[derive(Debug, Subcommand)]
-enum Act {
-    /// Install the program and the unit, and enable the unit. Files that are the same stay untouched
-    Install(Paths),
-    /// Remove what `install` made
-    Remove(Paths),
-}
-
-#[derive(Debug, clap::Args)]
-struct Paths {
+pub struct Paths {
     /// Where the node's root is mounted
     #[arg(long, value_name = "PATH", default_value = "/")]
     root: PathBuf,
@@ -55,31 +33,6 @@ struct Paths {
     /// Unit that runs the kubelet
     #[arg(long, value_name = "UNIT", default_value = KUBELET)]
     before: Vec<String>,
-    /// For a container beside the agent: wait until the agent has proven the gate closed on this node, and stay
-    /// afterwards. A node where that fails must not get a unit without which its kubelet does not start
-    #[arg(long)]
-    stay: bool,
-    #[command(flatten)]
-    admin: AdminArgs,
-}
-
-/// The verb.
-pub fn run(args: &BootUnitArgs) -> anyhow::Result<()> {
-    let (Act::Install(paths) | Act::Remove(paths)) = &args.act;
-    if paths.stay {
-        client::wait(&paths.admin.clone().socket()?, FOREVER, true)?;
-    }
-    let said = match &args.act {
-        Act::Install(paths) => install(paths, Path::new("/proc/self/exe"))?,
-        Act::Remove(paths) => remove(paths)?,
-    };
-    writeln!(quiet::stdout(), "{said}")?;
-    if !paths.stay {
-        return Ok(());
-    }
-    loop {
-        thread::park();
-    }
 }
 
 impl Paths {
@@ -87,10 +40,14 @@ impl Paths {
         self.root.join(UNITS)
     }
 
+    /// A path of the node as seen from here.
+    fn seen(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
     /// The program as seen from here.
-    fn program(&self) -> PathBuf {
-        let below = self.directory.strip_prefix("/").unwrap_or(&self.directory);
-        self.root.join(below).join(PROGRAM)
+    pub fn program(&self) -> PathBuf {
+        self.seen(&self.directory.join(PROGRAM))
     }
 
     /// The links by which systemd starts the unit before the kubelet (`systemctl enable` with `RequiredBy=`).
@@ -112,9 +69,8 @@ impl Paths {
     }
 }
 
-fn install(paths: &Paths, own: &Path) -> Result<String, Failure> {
-    let named =
-        |path: &Path, e: &io::Error| Failure::usage(format_args!("{}: {e}", path.display()));
+/// Installs this program (`own`) and the unit.
+pub fn install(paths: &Paths, own: &Path) -> Result<String, Failure> {
     for unit in &paths.before {
         let plain = unit
             .bytes()
@@ -143,8 +99,15 @@ fn install(paths: &Paths, own: &Path) -> Result<String, Failure> {
     let mut changed = write(&program, &bytes, 0o755).map_err(|e| named(&program, &e))?;
     let unit = units.join(NAME);
     changed |= write(&unit, paths.unit().as_bytes(), 0o644).map_err(|e| named(&unit, &e))?;
-    for link in paths.links() {
-        changed |= enable(&link).map_err(|e| named(&link, &e))?;
+    let links = paths.links();
+    for link in &links {
+        changed |= enable(link).map_err(|e| named(link, &e))?;
+    }
+    for link in every_link(&units)? {
+        if !links.contains(&link) {
+            fs::remove_file(&link).map_err(|e| named(&link, &e))?;
+            changed = true;
+        }
     }
     Ok(format!(
         "{NAME} is {}enabled: from the next boot on it closes the gate before {}",
@@ -153,68 +116,61 @@ fn install(paths: &Paths, own: &Path) -> Result<String, Failure> {
     ))
 }
 
-fn remove(paths: &Paths) -> Result<String, Failure> {
-    // The links first: without them, nothing needs the rest.
-    let mut files = paths.links();
-    files.extend([paths.units().join(NAME), paths.program()]);
-    for file in files {
+/// Removes what [`install`] made, also with other flags.
+pub fn remove(paths: &Paths) -> Result<String, Failure> {
+    let unit = paths.units().join(NAME);
+    let text = fs::read_to_string(&unit).unwrap_or_default();
+    let named_there = program_of(&text).map(|program| paths.seen(program));
+    let program = named_there.unwrap_or_else(|| paths.program());
+    let folder_is_seen = program.parent().is_some_and(Path::is_dir);
+    // The links first: a unit with a link to a missing one does not start. The unit last: it tells a second try where
+    // the program is.
+    let files = every_link(&paths.units())?.into_iter();
+    for file in files.chain([program.clone(), unit]) {
         match fs::remove_file(&file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::usage(format_args!("{}: {e}", file.display())));
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(&file, &e)),
             Ok(()) | Err(_) => {}
         }
     }
-    Ok(format!("{NAME} is removed"))
+    Ok(if folder_is_seen || text.is_empty() {
+        format!("{NAME} is removed")
+    } else {
+        let shown = program.display();
+        format!("{NAME} is removed; its program stays, because {shown} is not mounted here")
+    })
 }
 
-/// Whether a program needs a loader: it has the segment `PT_INTERP` (elf(5)).
-fn is_linked(program: &Path) -> io::Result<bool> {
-    const PT_INTERP: [u8; 4] = 3_u32.to_ne_bytes();
-    let file = File::open(program)?;
-    let number = |at: u64| -> io::Result<u64> {
-        let mut bytes = [0; 2];
-        file.read_exact_at(&mut bytes, at)?;
-        Ok(u16::from_ne_bytes(bytes).into())
+fn named(path: &Path, error: &io::Error) -> Failure {
+    Failure::usage(format_args!("{}: {error}", path.display()))
+}
+
+/// The links to the unit, of every unit that does not start without it.
+fn every_link(units: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries = match fs::read_dir(units) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| named(units, &e))?,
     };
-    // `e_phoff`, `e_phentsize` and `e_phnum` of the 64-bit header.
-    let mut offset = [0; 8];
-    file.read_exact_at(&mut offset, 32)?;
-    let (size, count) = (number(54)?, number(56)?);
-    for segment in 0..count {
-        let mut kind = [0; 4];
-        file.read_exact_at(&mut kind, u64::from_ne_bytes(offset) + segment * size)?;
-        if kind == PT_INTERP {
-            return Ok(true);
+    let mut links = Vec::new();
+    for entry in entries {
+        let folder = entry.map_err(|e| named(units, &e))?.path();
+        let link = folder.join(NAME);
+        let requires = folder.extension().is_some_and(|e| e == "requires");
+        if requires && fs::symlink_metadata(&link).is_ok() {
+            links.push(link);
         }
     }
-    Ok(false)
+    Ok(links)
 }
 
-/// Replaces a file as a whole, unless it has this content and mode. Returns whether it did.
-fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
-    if let Ok(mut file) = File::open(path) {
-        let meta = file.metadata()?;
-        let mut there = Vec::new();
-        if meta.len() == bytes.len() as u64 && meta.permissions().mode() & 0o777 == mode {
-            file.read_to_end(&mut there)?;
-        }
-        if there == bytes {
-            return Ok(false);
-        }
-    }
-    let new = path.with_extension("new");
-    let mut file = File::create(&new)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.write_all(bytes)?;
-    // A node that loses power now must not boot with an empty program.
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&new, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(true)
+/// The program that a unit runs. `None` if it is not this one, or has no plain path.
+fn program_of(unit: &str) -> Option<&Path> {
+    let start = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))?;
+    let path = Path::new(start.split_whitespace().next()?);
+    let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    let is_own = path.file_name().is_some_and(|name| name == PROGRAM);
+    (path.is_absolute() && is_own && path.components().all(plain)).then_some(path)
 }
 
 /// Makes the link that `systemctl enable` makes. Returns whether it was missing.
@@ -241,8 +197,6 @@ mod tests {
             root: root.path().to_owned(),
             directory: directory.into(),
             before: before.iter().map(|unit| (*unit).to_owned()).collect(),
-            stay: false,
-            admin: AdminArgs::default(),
         };
         fs::create_dir_all(paths.program().parent().unwrap()).unwrap();
         (root, paths)
@@ -297,6 +251,43 @@ mod tests {
     }
 
     #[test]
+    fn what_was_installed_with_other_flags_is_removed() {
+        let (root, paths) = node(&["k3s.service", "k3s-agent.service"], "/opt/bin");
+        let own = program(root.path(), &[1]);
+        install(&paths, &own).unwrap();
+        let other = Paths {
+            root: root.path().to_owned(),
+            directory: PROGRAMS.into(),
+            before: vec![KUBELET.to_owned()],
+        };
+        // Of another unit, which stays.
+        let foreign = paths.units().join("k3s.service.requires/other.service");
+        symlink("../other.service", &foreign).unwrap();
+        assert_eq!(remove(&other).unwrap(), format!("{NAME} is removed"));
+        assert!(!paths.program().exists() && !paths.units().join(NAME).exists());
+        for link in paths.links() {
+            assert!(fs::symlink_metadata(&link).is_err(), "{link:?}");
+        }
+        assert!(fs::symlink_metadata(&foreign).is_ok());
+    }
+
+    #[test]
+    fn a_unit_that_runs_no_kubelet_any_more_does_not_need_the_gate() {
+        let (root, paths) = node(&[KUBELET], PROGRAMS);
+        let own = program(root.path(), &[1]);
+        install(&paths, &own).unwrap();
+        let k3s = Paths {
+            before: vec!["k3s.service".to_owned()],
+            ..paths
+        };
+        let said = install(&k3s, &own).unwrap();
+        assert!(said.contains("is enabled"), "{said}");
+        let former = k3s.units().join(format!("{KUBELET}.requires")).join(NAME);
+        assert!(fs::symlink_metadata(former).is_err());
+        assert!(k3s.links().iter().all(|link| link.exists()));
+    }
+
+    #[test]
     fn the_unit_is_the_shipped_one_with_the_default_paths() {
         let (_root, paths) = node(&[KUBELET], PROGRAMS);
         assert_eq!(paths.unit(), UNIT);
@@ -322,5 +313,25 @@ mod tests {
         assert!(!paths.program().exists());
         // The tests' own program is linked.
         assert!(is_linked(Path::new("/proc/self/exe")).unwrap());
+    }
+
+    #[test]
+    fn only_a_program_of_this_name_with_a_plain_path_is_removed() {
+        let of = |start: &str| {
+            program_of(&format!("[Service]\nExecStart={start}\n")).map(Path::to_owned)
+        };
+        assert_eq!(
+            of("/opt/bin/egress-agent close"),
+            Some("/opt/bin/egress-agent".into())
+        );
+        for other in [
+            "/bin/sh -c egress-agent",
+            "egress-agent close",
+            "/opt/../egress-agent",
+            "",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(program_of(UNIT), Some(&*Path::new(PROGRAMS).join(PROGRAM)));
     }
 }
