@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -254,6 +254,32 @@ fn a_root_that_comes_again_is_closed_again_at_once() {
             println!("{line}");
         }
     }
+}
+
+#[test]
+fn close_waits_for_the_running_agent_that_closes_a_root_which_comes_again() {
+    let parent = Cgroup::new().unwrap();
+    let root = parent.child("root").unwrap();
+    let workload = root.child("workload").unwrap();
+    let flag = shown(root.path());
+    let flags = ["--cgroup", &flag, "--canary-interval", "1h"];
+    let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
+    let path = root.path().to_owned();
+    drop((workload, root));
+    not_ready(&lab, "does not exist").unwrap();
+    // It sees the folder late.
+    lab.agent().unwrap().signal(Signal::STOP).unwrap();
+    let mut command = Command::new(agent::binary().unwrap());
+    command.args(["close", "--create", "--cgroup", &flag, "--bpf-dir"]);
+    let command = command.arg(lab.bpf_dir()).stdout(Stdio::piped());
+    let closing = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the root is there", SOON, || path.exists().then_some(())).unwrap();
+    lab.agent().unwrap().signal(Signal::CONT).unwrap();
+    let told = closing.wait_with_output().unwrap();
+    assert!(told.status.success(), "{told:?}");
+    let said = String::from_utf8_lossy(&told.stdout);
+    assert!(said.contains("closed by a running agent"), "{said}");
+    fs::remove_dir(&path).unwrap();
 }
 
 #[test]

@@ -103,6 +103,26 @@ fn the_gate_is_closed_before_the_first_workload_starts() {
     }
 }
 
+/// Stopping the slice removes its cgroup. A unit that stayed active would not run again before the slice's next start.
+#[test]
+fn a_stop_of_the_gated_slice_stops_the_unit_that_closes_it_and_not_the_agent() {
+    let lines = |unit: &str| text(&format!("deploy/systemd/{unit}"));
+    let gate = lines("egress-gate.service");
+    assert!(gate.contains("\nRemainAfterExit=yes\n"), "{gate}");
+    assert!(gate.contains("\nPartOf=gated.slice\n"), "{gate}");
+    let agent = lines("egress-agent.service");
+    let on_gate = |key: &str| {
+        let found = agent.lines().filter_map(|line| line.strip_prefix(key));
+        found
+            .flat_map(str::split_whitespace)
+            .any(|unit| unit == "egress-gate.service")
+    };
+    assert!(on_gate("Wants=") && on_gate("After="), "{agent}");
+    for stops in ["Requires=", "BindsTo=", "PartOf=", "Requisite="] {
+        assert!(!on_gate(stops), "{stops}");
+    }
+}
+
 /// The agent reads its settings before rules and cgroups, so the error shows whether it could read them.
 #[test]
 fn the_settings_of_both_deployments_are_read() {

@@ -7,7 +7,7 @@
 use super::args::file_settings;
 use super::quiet;
 use crate::config::{DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, Span};
-use crate::failure::Failure;
+use crate::failure::{BUSY, Failure};
 use crate::gate::lock::{Lock, Patience};
 use crate::gate::roots::Roots;
 use crate::kernel::{self, canary};
@@ -20,6 +20,11 @@ use std::time::{Duration, Instant};
 
 /// Time between two checks for a root that `close` waits for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long another agent gets to close the roots or to stop.
+const ANOTHER: Duration = Duration::from_secs(3);
+/// Does not wait for the lock.
+const NOW: Patience = Patience::UpTo(Duration::ZERO);
 
 /// Arguments of `close`.
 #[derive(Debug, clap::Args)]
@@ -90,14 +95,30 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
     if closing.create {
         roots.create()?;
     }
+    let end = Instant::now() + ANOTHER;
+    loop {
+        match close_once(closing, &roots) {
+            // A running agent closes a root that appears, and a stopping one releases the lock.
+            Err(e) if Failure::code_of(&e) == BUSY && Instant::now() < end => thread::sleep(LOOK),
+            result => break result?,
+        }
+    }
+    roots.wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
+}
+
+/// Closes the gate, or proves that it is closed.
+///
+/// # Errors
+/// Another process holds the gate and has not closed every root: exit code [`BUSY`].
+fn close_once(closing: &Closing, roots: &Roots) -> anyhow::Result<()> {
     if all_closed(&closing.bpf_dir, &roots.expected()) {
         // A running agent sends its own canaries.
-        let Ok(_lock) = Lock::take(&closing.bpf_dir, Patience::UpTo(Duration::ZERO)) else {
+        let Ok(_lock) = Lock::take(&closing.bpf_dir, NOW) else {
             let roots = gate::shown(&roots.paths);
             writeln!(quiet::stdout(), "closed by a running agent: {roots}")?;
             return Ok(());
         };
-        prove(&closing.bpf_dir, &roots)?;
+        prove(&closing.bpf_dir, roots)?;
     } else {
         // Existing roots first: waiting for a missing one must not keep them open.
         let mut gate = gate::close(
@@ -105,7 +126,7 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
             &closing.cgroups,
             closing.max_networks,
             false,
-            gate::LEAVING,
+            NOW,
             |_, _| (),
         )?;
         let end = Instant::now() + closing.wait;
@@ -113,9 +134,9 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
             thread::sleep(LOOK);
         }
         kernel::attach_roots(&mut gate.kernel, &roots.paths)?;
-        prove(&closing.bpf_dir, &roots)?;
+        prove(&closing.bpf_dir, roots)?;
     }
-    roots.wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
+    Ok(())
 }
 
 fn all_closed(bpf_dir: &Path, roots: &[PathBuf]) -> bool {
