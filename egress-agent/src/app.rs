@@ -7,7 +7,7 @@ use crate::engine::News;
 use crate::gate::roots::Roots;
 use crate::gate::started::Started;
 use crate::gate::{self, Gate, own, rootwatch};
-use crate::handover::{self, Inheritance, Leaving};
+use crate::handover::{self, Inheritance};
 use crate::keeper::{Canaries, Keeper};
 use crate::kernel;
 use crate::namespaces::Services;
@@ -194,7 +194,7 @@ async fn serve(
     // It writes no table before its last wait is over. A previous agent goes on until then.
     let begin = engine.begin(&first, &sockets, services, previous);
     if stop::until_asked(&mut stop, begin).await?.is_none() {
-        return wiring::open_at_exit(config);
+        return wiring::end_early(config, lock).await;
     }
     // Later rules replace these in `feed`, and then nothing needs their objects.
     drop(first);
@@ -235,11 +235,7 @@ async fn serve(
     engine.keep_state();
     // From here on no task attaches a removed link or writes to the kernel.
     helpers.shutdown().await;
-    let leaving = Leaving {
-        engine: &mut engine,
-        drain: &drain,
-        lock,
-    };
+    let leaving = (&mut engine, &drain, lock);
     let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort());
     let (ended, ()) = tokio::join!(ended, place.cluster.resign());
     denials.abort();

@@ -10,6 +10,7 @@ use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4};
 use egress_tests::place::Place;
 use egress_tests::pods::Pods;
+use egress_tests::probe::Session;
 use egress_tests::readiness::spawn;
 use egress_tests::rules::ECHO;
 use egress_tests::takeover::{self, Load, Noticed, SOON};
@@ -65,6 +66,11 @@ fn assert_served(load: Load, lab: &Lab, how: &str, limit: u64) -> Noticed {
 fn take_over(lab: &mut Lab, mut next: Agent) {
     next.wait_ready().unwrap();
     end_of(lab.swap_agent(next).unwrap());
+}
+
+/// Whether this line of a log says that a standby waits.
+fn waits(line: &str) -> bool {
+    line.contains("standby: waiting")
 }
 
 fn end_of(mut old: Agent) {
@@ -148,7 +154,6 @@ fn a_killed_agent_is_back_in_a_moment() {
 fn a_standby_waits_for_an_agent_that_was_not_told_to_stop() {
     let mut lab = lab();
     let mut next = spawn(&lab, &lab.agent_place(), &["--standby"]).unwrap();
-    let waits = |line: &str| line.contains("standby: waiting");
     let line = next.wait_line(0, SOON, "it waits", waits).unwrap();
     let pid = lab.agent().unwrap().pid();
     assert!(line.contains(&format!("holder={pid}")), "{line}");
@@ -164,6 +169,49 @@ fn a_standby_waits_for_an_agent_that_was_not_told_to_stop() {
     lab.agent().unwrap().signal(Signal::TERM).unwrap();
     take_over(&mut lab, next);
     assert_served(load, &lab, "a standby", DENIED);
+}
+
+#[test]
+fn a_standby_takes_over_from_an_agent_that_would_open_the_gate_when_it_is_stopped() {
+    let mut lab = Lab::start_with(LabOptions::flags(&["--on-exit=detach"])).unwrap();
+    takeover::list(&lab, 0).unwrap();
+    let next = spawn(&lab, &lab.agent_place(), &["--standby"]).unwrap();
+    next.wait_line(0, SOON, "it waits", waits).unwrap();
+    let load = Load::start(&lab).unwrap();
+    lab.agent().unwrap().signal(Signal::TERM).unwrap();
+    take_over(&mut lab, next);
+    assert_served(load, &lab, "a standby, onExit: detach", DENIED);
+    // Nobody takes over from this one.
+    assert!(lab.agent().unwrap().terminate().unwrap().success());
+    let unlisted = SocketAddr::new(v4(host::BYSTANDER), 443);
+    assert!(lab.attempt("tcp", unlisted).unwrap().passed());
+}
+
+#[test]
+fn a_standby_keeps_the_gate_closed_if_the_agent_before_it_is_stopped_before_it_has_rules() {
+    let mut lab = Lab::start_with(LabOptions::flags(&["--on-exit=detach"])).unwrap();
+    takeover::list(&lab, 0).unwrap();
+    lab.agent().unwrap().kill().unwrap();
+    lab.dns.fail(Fault::Silent);
+    lab.write_rules("echo.yaml", ECHO).unwrap();
+    let mut first = spawn(&lab, &lab.agent_place(), &[]).unwrap();
+    wait_until("it waits for answers", SOON, || {
+        let why = lab.status().ok()?["troubles"].to_string();
+        why.contains("echo.example").then_some(())
+    })
+    .unwrap();
+    let mut next = spawn(&lab, &lab.agent_place(), &["--standby"]).unwrap();
+    next.wait_line(0, SOON, "it waits", waits).unwrap();
+    let unlisted = SocketAddr::new(v4(host::BYSTANDER), 443);
+    let leaks = Session::connects(&lab.client_place(), unlisted).unwrap();
+    first.signal(Signal::TERM).unwrap();
+    assert!(first.wait_end(SOON).unwrap().success(), "{}", first.tail());
+    lab.dns.fail(Fault::None);
+    next.wait_ready().unwrap();
+    let tally = leaks.tally().unwrap();
+    assert!(tally.all_denied(50), "{tally:?}");
+    assert!(!first.tail().contains("detached"), "{}", first.tail());
+    drop(lab.swap_agent(next));
 }
 
 #[test]

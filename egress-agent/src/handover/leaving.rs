@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// How long to wait for a next agent to appear: one that was started at the same moment needs this.
-const APPEARS: Duration = Duration::from_millis(500);
+pub const APPEARS: Duration = Duration::from_millis(500);
 /// How long to wait until a next agent that appeared takes over.
 const TAKES_OVER: Duration = Duration::from_secs(15);
 /// How long the last connections get to end if no next agent came. It is short, because nobody accepts
@@ -38,8 +38,14 @@ pub struct Leaving<'a> {
 }
 
 /// Releases the lock and goes on serving, as the module says. `taken` is called when a next agent has
-/// appeared, which reads the kernel's events from then on.
-pub async fn leave(leaving: Leaving<'_>, config: &Config, mut taken: impl FnMut()) {
+/// appeared, which reads the kernel's events from then on. `alone` is called if no next agent took over in time, while
+/// this one still listens.
+pub async fn leave(
+    leaving: Leaving<'_>,
+    config: &Config,
+    mut taken: impl FnMut(),
+    alone: impl FnOnce(),
+) {
     let Leaving {
         engine,
         drain,
@@ -57,12 +63,16 @@ pub async fn leave(leaving: Leaving<'_>, config: &Config, mut taken: impl FnMut(
     // The offer must exist by now: the next agent looks for it as soon as it has the lock.
     drop(lock);
     let Some(mut offer) = offer else {
+        // A next agent takes the lock, if not the listeners.
+        sleep(LAST).await;
+        alone();
         return close(engine, drain, deadline).await;
     };
     if !offer
         .serve_on(&engine.listeners(), drain, deadline, &mut taken)
         .await
     {
+        alone();
         // The offer ends after that: a next agent that asks to stop accepting learns it then.
         return close(engine, drain, LAST).await;
     }

@@ -22,7 +22,7 @@ mod leaving;
 mod next;
 
 pub use inheritance::{Inheritance, forget_unused};
-pub use leaving::{Leaving, end, leave};
+pub use leaving::{APPEARS, Leaving, end, leave};
 
 use std::path::{Path, PathBuf};
 

@@ -3,20 +3,21 @@
 
 mod cluster;
 mod dns;
+mod exit;
 
 pub use cluster::{Followed, kubernetes};
 pub use dns::{LEASES, dns_server};
+pub use exit::{end, end_early};
 
 use crate::access_log::AccessLog;
 use crate::admission::serve_reviews;
 use crate::cluster::Cluster;
-use crate::config::{Config, LogFormat, OnExit, OnRemoval};
+use crate::config::{Config, LogFormat, OnRemoval};
 use crate::dns::{NameServers, Resolver, Server};
 use crate::engine::{Ending, Engine, News};
 use crate::gate::roots::Roots;
-use crate::handover::{self, Leaving};
 use crate::keeper::Canaries;
-use crate::kernel::{self, Kernel, Live, Origins};
+use crate::kernel::{Kernel, Live, Origins};
 use crate::monitoring;
 use crate::observe::counters::Counters;
 use crate::observe::denials::Denials;
@@ -225,33 +226,6 @@ pub fn report(
         tasks.spawn(serve_reviews(admission));
     }
     tasks.spawn(status.serve(config.admin_socket.clone()));
-}
-
-/// Ends the agent. If a signal asked it to stop (`asked`), it hands over to a next agent or opens the gate,
-/// as the config says; if it failed, it only drains. `taken` is called when a next agent has appeared.
-pub async fn end(
-    config: &Config,
-    leaving: Leaving<'_>,
-    asked: bool,
-    taken: impl FnMut(),
-) -> anyhow::Result<()> {
-    if asked && config.on_exit == OnExit::Keep {
-        handover::leave(leaving, config, taken).await;
-        return Ok(());
-    }
-    if asked {
-        open_at_exit(config)?;
-    }
-    handover::end(leaving, config.drain_deadline).await
-}
-
-/// Opens the gate if the config says so.
-pub fn open_at_exit(config: &Config) -> anyhow::Result<()> {
-    if config.on_exit != OnExit::Keep {
-        kernel::detach(&config.bpf_dir)?;
-        tracing::info!("detached: the gate is open");
-    }
-    Ok(())
 }
 
 /// A line that no other process knows. The proxy answers the agent's own canaries with it.
