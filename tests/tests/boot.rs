@@ -300,7 +300,13 @@ fn no_signal_but_those_that_stop_it_ends_the_agent() {
 #[test]
 fn without_an_agent_status_tells_of_the_gate_that_is_pinned() {
     let mut lab = Lab::start().unwrap();
-    assert_eq!(status(&lab).unwrap().0, 0);
+    let (exit, running) = status(&lab).unwrap();
+    assert_eq!(exit, 0, "{running}");
+    let build = running["build"].as_str().unwrap();
+    assert!(
+        build.starts_with(running["version"].as_str().unwrap()),
+        "{build}"
+    );
     lab.agent().unwrap().kill().unwrap();
     let (exit, told) = status(&lab).unwrap();
     assert_eq!(exit, 69, "{told}");

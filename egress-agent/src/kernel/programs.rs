@@ -24,6 +24,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 /// A digest of [`OBJECT`]. It names the folder of the programs that were loaded from it.
 const OBJECT_DIGEST: &str = env!("EGRESS_BPF_DIGEST");
 
+/// Two agents with the same value load the same programs and are of the same version.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "-", env!("EGRESS_BPF_DIGEST"));
+
 /// Programs that are verified at a time. Each takes some megabytes of the kernel's memory meanwhile.
 const MOST_THREADS: usize = 4;
 

@@ -20,6 +20,7 @@ use std::time::SystemTime;
 pub fn status(bpf_dir: &Path) -> anyhow::Result<Status> {
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: kernel::BUILD.to_owned(),
         abi: ABI_VERSION,
         ..Status::default()
     };

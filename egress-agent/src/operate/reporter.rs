@@ -98,6 +98,7 @@ impl Reporter {
         Self {
             fixed: Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                build: kernel::BUILD.to_owned(),
                 abi: ABI_VERSION,
                 roots: roots.iter().map(|r| r.display().to_string()).collect(),
                 adopted: kernel.adopted,

@@ -25,6 +25,9 @@ use std::collections::BTreeMap;
 pub struct Status {
     /// The agent's version.
     pub version: String,
+    /// The agent's version and a digest of its BPF programs. Empty from agents that do not say it.
+    #[serde(default)]
+    pub build: String,
     /// Version of the maps' types.
     pub abi: u32,
     /// Whether an agent runs. Without one, only the pinned gate is described.

@@ -1,7 +1,7 @@
 //! What `boot-unit` writes to a node and removes from it: the program, the unit, and the links by which systemd starts
 //! the unit before the kubelet.
 
-use super::program::{is_linked, write};
+use super::program::{has, is_linked, write};
 use crate::failure::Failure;
 use std::fs;
 use std::io;
@@ -18,6 +18,8 @@ const UNITS: &str = "etc/systemd/system";
 const PROGRAMS: &str = "/usr/local/bin";
 /// The unit that runs the kubelet, as the unit names it.
 const KUBELET: &str = "kubelet.service";
+/// The program's mode.
+const MODE: u32 = 0o755;
 /// The program's name.
 const PROGRAM: &str = "egress-agent";
 
@@ -26,13 +28,13 @@ const PROGRAM: &str = "egress-agent";
 pub struct Paths {
     /// Where the node's root is mounted
     #[arg(long, value_name = "PATH", default_value = "/")]
-    root: PathBuf,
+    pub root: PathBuf,
     /// Folder of the program on the node
     #[arg(long, value_name = "PATH", default_value = PROGRAMS)]
-    directory: PathBuf,
+    pub directory: PathBuf,
     /// Unit that runs the kubelet
     #[arg(long, value_name = "UNIT", default_value = KUBELET)]
-    before: Vec<String>,
+    pub before: Vec<String>,
 }
 
 impl Paths {
@@ -96,7 +98,7 @@ pub fn install(paths: &Paths, own: &Path) -> Result<String, Failure> {
     let program = paths.program();
     let bytes = fs::read(own).map_err(|e| named(own, &e))?;
     // The unit last: it must not name a program that is not there.
-    let mut changed = write(&program, &bytes, 0o755).map_err(|e| named(&program, &e))?;
+    let mut changed = write(&program, &bytes, MODE).map_err(|e| named(&program, &e))?;
     let unit = units.join(NAME);
     changed |= write(&unit, paths.unit().as_bytes(), 0o644).map_err(|e| named(&unit, &e))?;
     let links = paths.links();
@@ -114,6 +116,16 @@ pub fn install(paths: &Paths, own: &Path) -> Result<String, Failure> {
         if changed { "" } else { "already " },
         paths.before.join(", ")
     ))
+}
+
+/// Whether another program is where [`install`] puts this one (`own`). A missing one was removed on purpose.
+pub fn has_other_program(paths: &Paths, own: &Path) -> Result<bool, Failure> {
+    let program = paths.program();
+    if !program.exists() {
+        return Ok(false);
+    }
+    let bytes = fs::read(own).map_err(|e| named(own, &e))?;
+    Ok(!has(&program, &bytes, MODE))
 }
 
 /// Removes what [`install`] made, also with other flags.
@@ -186,6 +198,23 @@ fn enable(link: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// A file with a program's header and segments of these types.
+#[cfg(test)]
+pub fn program_for_tests(root: &Path, segments: &[u32]) -> PathBuf {
+    let mut bytes = vec![0; 64];
+    bytes[32..40].copy_from_slice(&64_u64.to_ne_bytes());
+    bytes[54..56].copy_from_slice(&56_u16.to_ne_bytes());
+    let count = u16::try_from(segments.len()).unwrap();
+    bytes[56..58].copy_from_slice(&count.to_ne_bytes());
+    for kind in segments {
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 52]);
+    }
+    let path = root.join("program");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,26 +231,10 @@ mod tests {
         (root, paths)
     }
 
-    /// A file with a program's header and segments of these types.
-    fn program(root: &Path, segments: &[u32]) -> PathBuf {
-        let mut bytes = vec![0; 64];
-        bytes[32..40].copy_from_slice(&64_u64.to_ne_bytes());
-        bytes[54..56].copy_from_slice(&56_u16.to_ne_bytes());
-        let count = u16::try_from(segments.len()).unwrap();
-        bytes[56..58].copy_from_slice(&count.to_ne_bytes());
-        for kind in segments {
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend([0; 52]);
-        }
-        let path = root.join("program");
-        fs::write(&path, bytes).unwrap();
-        path
-    }
-
     #[test]
     fn what_is_installed_is_removed_and_a_second_time_nothing_changes() {
         let (root, paths) = node(&["k3s.service", "k3s-agent.service"], "/opt/bin");
-        let own = program(root.path(), &[1, 2]);
+        let own = program_for_tests(root.path(), &[1, 2]);
         let said = install(&paths, &own).unwrap();
         assert!(said.contains("is enabled"), "{said}");
         let unit = fs::read_to_string(paths.units().join(NAME)).unwrap();
@@ -253,7 +266,7 @@ mod tests {
     #[test]
     fn what_was_installed_with_other_flags_is_removed() {
         let (root, paths) = node(&["k3s.service", "k3s-agent.service"], "/opt/bin");
-        let own = program(root.path(), &[1]);
+        let own = program_for_tests(root.path(), &[1]);
         install(&paths, &own).unwrap();
         let other = Paths {
             root: root.path().to_owned(),
@@ -274,7 +287,7 @@ mod tests {
     #[test]
     fn a_unit_that_runs_no_kubelet_any_more_does_not_need_the_gate() {
         let (root, paths) = node(&[KUBELET], PROGRAMS);
-        let own = program(root.path(), &[1]);
+        let own = program_for_tests(root.path(), &[1]);
         install(&paths, &own).unwrap();
         let k3s = Paths {
             before: vec!["k3s.service".to_owned()],
@@ -296,10 +309,10 @@ mod tests {
     #[test]
     fn what_would_keep_the_kubelet_from_starting_is_not_installed() {
         let (root, paths) = node(&[KUBELET], PROGRAMS);
-        let linked = program(root.path(), &[1, 3]);
+        let linked = program_for_tests(root.path(), &[1, 3]);
         let refused = install(&paths, &linked).unwrap_err();
         assert!(refused.message.contains("shared libraries"), "{refused}");
-        let own = program(root.path(), &[1]);
+        let own = program_for_tests(root.path(), &[1]);
         let (_root, other) = node(&["kubelet.service\nExecStart=/x"], PROGRAMS);
         assert!(
             install(&other, &own)
