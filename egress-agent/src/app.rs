@@ -21,7 +21,7 @@ use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet};
 use crate::wiring;
 use crate::workloads::{Identities, Missed};
-use crate::{cgroup2, observe, privilege, stop};
+use crate::{cgroup2, observe, privilege, standby, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     privilege::no_new_privileges()?;
     cgroup2::join_first_namespace()?;
     let started = Started::now();
-    let (audits, patience) = (config.audits_all(), gate::patience(config.standby));
+    let (audits, patience) = (config.audits_all(), standby::patience(config)?);
     let mut inheritance = Inheritance::default();
     let mut gate = gate::close(
         &config.bpf_dir,

@@ -35,6 +35,7 @@ pub mod secret_store;
 pub mod sockets;
 pub mod sources;
 mod stamp;
+mod standby;
 mod state_file;
 pub mod stop;
 pub mod terminal;

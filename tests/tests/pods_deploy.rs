@@ -78,6 +78,15 @@ fn what_a_pod_needs_is_applied_before_the_daemonset() {
     assert!(at("ConfigMap") < at("DaemonSet"));
 }
 
+/// A pod that waits is ready by the answers of the old agent, and ends if it finds that it could not run.
+#[test]
+fn a_new_pod_replaces_the_old_one_only_after_it_had_time_to_find_that_it_cannot_run() {
+    let objects = applied();
+    let set = objects.iter().find(|object| is(object, "DaemonSet"));
+    let seconds = &set.unwrap()["spec"]["minReadySeconds"];
+    assert!(seconds.as_u64() >= Some(5), "{seconds:?}");
+}
+
 /// A unit that must start after the gate is closed does not start without it.
 #[test]
 fn the_gate_is_closed_before_the_first_workload_starts() {

@@ -91,3 +91,63 @@ fn a_second_agent_with_other_pins_is_refused_and_the_first_is_unharmed() {
     lab.start_agent().unwrap();
     assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
 }
+
+/// While it waits, Kubernetes sees the first agent's answers and may stop it.
+#[test]
+fn a_standby_that_could_not_run_here_ends_before_the_first_agent_does() {
+    let mut lab = Lab::start().unwrap();
+    lab.rules("httpbin.yaml", HTTPBIN).unwrap();
+    let programs = pinned::attached(lab.bpf_dir()).unwrap();
+    let own = shown(lab.agent_place().cgroup.unwrap().path());
+    let inside = shown(&lab.workloads().path().join("agent"));
+    let moved = lab.agent_arguments().into_iter().map(|argument| {
+        if argument == *own {
+            inside.clone().into()
+        } else {
+            argument
+        }
+    });
+    let with = |flags: &[&str]| {
+        let mut arguments = lab.agent_arguments();
+        arguments.extend(flags.iter().map(Into::into));
+        arguments
+    };
+    for (arguments, part) in [
+        (moved.collect(), "lies in the enforced root"),
+        (
+            with(&["--dns-ca-certificates", "/nonexistent/ca.pem"]),
+            "/nonexistent/ca.pem",
+        ),
+        (
+            with(&[
+                "--kubernetes-rules",
+                "--kubernetes-node=node-1",
+                "--kubeconfig",
+                "/nonexistent/config",
+            ]),
+            "/nonexistent/config",
+        ),
+    ] {
+        let arguments: Vec<_> = arguments.into_iter().chain(["--standby".into()]).collect();
+        let mut next =
+            Agent::spawn(&lab.agent_place(), &agent::binary().unwrap(), &arguments).unwrap();
+        let ended = next.wait_end(SOON).unwrap();
+        let said = next.tail();
+        assert!(
+            !ended.success() && said.contains(part),
+            "{part}: {ended}: {said}"
+        );
+    }
+    let next = spawn(&lab, &lab.agent_place(), &["--standby"]).unwrap();
+    let tried = |line: &str| line.contains("the programs load on this kernel");
+    println!(
+        "{}",
+        next.wait_line(0, SOON, "it tries the programs", tried)
+            .unwrap()
+    );
+    let waits = |line: &str| line.contains("standby: waiting");
+    next.wait_line(0, SOON, "it waits", waits).unwrap();
+    assert_eq!(pinned::attached(lab.bpf_dir()).unwrap(), programs);
+    assert!(lab.agent().unwrap().is_running());
+    assert_eq!(lab.curl(&["http://httpbin.org/get"]).unwrap().code, 200);
+}

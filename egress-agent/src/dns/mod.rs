@@ -12,7 +12,7 @@ mod tls;
 mod transport;
 mod trust;
 
-pub use name_servers::{NameServers, ServerState};
+pub use name_servers::{NameServers, ServerState, check_trust};
 pub use resolver::Resolver;
 pub use serve::{
     Asker, DeniedQuery, DnsUse, Learned, Owners, Parts, Queries, QueryResult, Server, datagrams,

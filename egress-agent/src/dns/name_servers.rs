@@ -19,6 +19,19 @@ pub struct NameServers {
     trust: Arc<ArcSwapOption<Trust>>,
 }
 
+/// Fails if there are no authorities for [`NameServers::new`]. Creates no socket.
+pub fn check_trust(list: &[NameServer], authorities: Option<&Path>) -> anyhow::Result<()> {
+    let encrypted = list.iter().any(|server| server.tls.is_some());
+    let read = read_trust(encrypted, authorities);
+    read.map(drop).map_err(anyhow::Error::msg)
+}
+
+fn read_trust(encrypted: bool, authorities: Option<&Path>) -> Result<Option<Trust>, String> {
+    let needed = authorities.is_some() || encrypted;
+    let read = needed.then(|| Trust::read(authorities)).transpose();
+    read.map_err(|error| format!("{error:#}"))
+}
+
 /// A name server as `status` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerState {
@@ -73,9 +86,7 @@ impl NameServers {
     /// There are no authorities: a line that says where, and what to do.
     pub fn trust_of(&self, authorities: Option<&Path>) -> Result<Option<Trust>, String> {
         let encrypted = self.list.iter().any(|(_, link)| link.is_some());
-        let needed = authorities.is_some() || encrypted;
-        let read = needed.then(|| Trust::read(authorities)).transpose();
-        read.map_err(|error| format!("{error:#}"))
+        read_trust(encrypted, authorities)
     }
 
     /// Uses these authorities from now on. Connections by other ones end.

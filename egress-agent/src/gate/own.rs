@@ -16,12 +16,7 @@ const NAME: &str = "egress-agent";
 /// not above one, because the programs of the agent's cgroup would see the workloads. The config can name it. If it
 /// does not and the agent is a pod whose root it found itself, it is `egress-agent` at the top of the hierarchy.
 pub fn settle(config: &Config, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
-    let here = cgroup2::own()?;
-    let mut chosen = config.agent_cgroup.as_deref().map(real_path).transpose()?;
-    if chosen.is_none() && config.finds_pods() && roots.iter().any(|root| here.starts_with(root)) {
-        chosen = Some(cgroup2::mount_point()?.join(NAME));
-    }
-    let wanted = plan(&here, chosen.as_deref(), roots)?;
+    let (here, wanted) = find(config, roots)?;
     if wanted != here {
         match fs::create_dir(&wanted) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -41,6 +36,28 @@ pub fn settle(config: &Config, roots: &[PathBuf]) -> Result<PathBuf, Failure> {
         })?;
     }
     Ok(wanted)
+}
+
+/// Fails if [`settle`] would find no cgroup for the agent. Does not move: where the process was started tells where the
+/// pods are.
+pub fn check(config: &Config, roots: &[PathBuf]) -> Result<(), Failure> {
+    let (here, wanted) = find(config, roots)?;
+    let may_be_created = || wanted.parent().is_some_and(cgroup2::is_cgroup2);
+    if wanted != here && (wanted.exists() || !may_be_created()) {
+        enforced_root(&wanted)?;
+    }
+    Ok(())
+}
+
+/// The cgroup of this process and the one that the agent wants.
+fn find(config: &Config, roots: &[PathBuf]) -> Result<(PathBuf, PathBuf), Failure> {
+    let here = cgroup2::own()?;
+    let mut chosen = config.agent_cgroup.as_deref().map(real_path).transpose()?;
+    if chosen.is_none() && config.finds_pods() && roots.iter().any(|root| here.starts_with(root)) {
+        chosen = Some(cgroup2::mount_point()?.join(NAME));
+    }
+    let wanted = plan(&here, chosen.as_deref(), roots)?;
+    Ok((here, wanted))
 }
 
 /// A path without symlinks. Its last part need not exist yet.

@@ -45,7 +45,7 @@ pub use neighbours::neighbours;
 pub use origins::Origins;
 pub use outer::View;
 pub use pins::Pins;
-pub use programs::{BUILD, OBJECT};
+pub use programs::{BUILD, OBJECT, try_programs};
 pub use rules::NoRoom;
 pub use tables::Tables;
 pub use version::supported;

@@ -110,26 +110,14 @@ impl Programs {
     }
 
     fn load(pins: &Pins) -> anyhow::Result<Self> {
-        let mut loader = EbpfLoader::new();
-        for name in PINNED_MAPS {
-            loader.map_pin_path(name, pins.maps().join(name));
-        }
-        let secret = random::words::<{ Secret::WORDS }>().context("drawing random numbers")?;
-        loader.override_global("SECRET", &secret, true);
-        // The next agent may find it, so it loads the programs anew.
-        let layout = btf::layout().map_err(|what| Gap { what, lasts: false });
-        let places = *layout.as_ref().unwrap_or(&Layout::UNKNOWN);
-        loader.override_global("LAYOUT", &places, true);
-        let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
-        load_required(&mut ebpf)?;
-        let lsm = load_lsm(&mut ebpf);
+        let (mut ebpf, gaps) = verified(Some(pins))?;
         let log = EbpfLogger::init(&mut ebpf).context("opening the programs' log ring")?;
         let mut by_name = BTreeMap::new();
-        for name in required().chain(lsm.is_ok().then_some(LSM_PROGRAM)) {
+        let has_lsm = is_loaded(&ebpf, LSM_PROGRAM);
+        for name in required().chain(has_lsm.then_some(LSM_PROGRAM)) {
             let program = ebpf.program(name).with_context(|| missing(name))?;
             by_name.insert(name, program.fd()?.as_fd().try_clone_to_owned()?);
         }
-        let gaps: Vec<Gap> = lsm.err().into_iter().chain(layout.err()).collect();
         let all_last = gaps.iter().all(|gap| gap.lasts);
         let programs = Self {
             by_name,
@@ -169,6 +157,42 @@ impl Programs {
         let hook = hook(name).with_context(|| missing(name))?;
         Ok(link::create(self.get(name)?, cgroup, hook)?)
     }
+}
+
+/// Loads the programs with maps of their own, which end with them, and pins nothing. A gate is not touched.
+///
+/// # Errors
+/// This kernel does not take a program that the gate needs.
+pub fn try_programs() -> anyhow::Result<()> {
+    verified(None).map(drop)
+}
+
+/// Loads the object and the programs, and names the ways out that stay open. The maps that outlive the agent are the
+/// pinned ones, if `pins` are given.
+fn verified(pins: Option<&Pins>) -> anyhow::Result<(Ebpf, Vec<Gap>)> {
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = pins {
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, pins.maps().join(name));
+        }
+    }
+    let secret = random::words::<{ Secret::WORDS }>().context("drawing random numbers")?;
+    loader.override_global("SECRET", &secret, true);
+    // The next agent may find it, so it loads the programs anew.
+    let layout = btf::layout().map_err(|what| Gap { what, lasts: false });
+    let places = *layout.as_ref().unwrap_or(&Layout::UNKNOWN);
+    loader.override_global("LAYOUT", &places, true);
+    let mut ebpf = loader.load(OBJECT).map_err(explain_load)?;
+    load_required(&mut ebpf)?;
+    let lsm = load_lsm(&mut ebpf);
+    let gaps = lsm.err().into_iter().chain(layout.err());
+    Ok((ebpf, gaps.collect()))
+}
+
+/// Whether the kernel took a program.
+fn is_loaded(ebpf: &Ebpf, name: &str) -> bool {
+    ebpf.program(name)
+        .is_some_and(|program| program.fd().is_ok())
 }
 
 /// Where the programs of this build are pinned. Those of a kernel without the LSM program are in a folder of their
