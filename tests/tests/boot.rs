@@ -256,6 +256,31 @@ fn a_root_that_comes_again_is_closed_again_at_once() {
     }
 }
 
+/// A user who tries the gate must not be cut off at boot.
+#[test]
+fn close_denies_nothing_if_the_config_audits_all_workloads() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    for (more, denied) in [
+        ("mode: audit", false),
+        (
+            "mode: audit\nworkloads: [{cgroup: a, namespace: b, mode: enforce}]",
+            true,
+        ),
+        ("mode: enforce", true),
+    ] {
+        let lab = Lab::without_agent(LabOptions::default()).unwrap();
+        let (root, pins) = (shown(lab.workloads().path()), shown(lab.bpf_dir()));
+        let text = format!("cgroups: [{root}]\nbpfDir: {pins}\n{more}\n");
+        fs::write(&file, text).unwrap();
+        let told = lab.verb(&["close", "--config", &shown(&file)]).unwrap();
+        assert_eq!(told.exit, 0, "{more}: {told:?}");
+        assert_eq!(told.stdout, format!("closed: {root}\n"), "{more}");
+        let answer = lab.attempt("tcp", bystander()).unwrap();
+        assert_eq!(answer.denied(), denied, "{more}: {answer:?}");
+    }
+}
+
 #[test]
 fn close_waits_for_the_running_agent_that_closes_a_root_which_comes_again() {
     let parent = Cgroup::new().unwrap();

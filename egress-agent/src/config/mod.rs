@@ -26,7 +26,7 @@ pub use glob::CgroupGlob;
 pub use kubernetes::{DEFAULT_ROOT_NAMESPACE, Kubernetes, KubernetesSettings, OwnPod};
 pub use settings::{LogSettings, MonitoringSettings, Settings};
 pub use values::{Cidr, DnsServer, ListenAddress, Span};
-pub use workloads::{PodsEntry, WorkloadEntry};
+pub use workloads::{PodsEntry, WorkloadEntry, audits_all};
 
 use crate::failure::Failure;
 use crate::gate::pods::AUTO;
@@ -149,8 +149,7 @@ impl Config {
 
     /// Whether nothing is denied to any workload.
     pub fn audits_all(&self) -> bool {
-        let enforced = |entry: &WorkloadEntry| entry.mode() == Some(Mode::Enforce);
-        self.mode == Mode::Audit && !self.workloads.iter().any(enforced)
+        audits_all(self.mode, &self.workloads)
     }
 
     /// The namespace whose Sidecars and DestinationRules apply in all namespaces.

@@ -20,6 +20,12 @@ pub enum WorkloadEntry {
     Pods(PodsEntry),
 }
 
+/// Whether this mode and these entries deny nothing to any workload.
+pub fn audits_all(mode: Mode, workloads: &[WorkloadEntry]) -> bool {
+    let enforced = |entry: &WorkloadEntry| entry.mode() == Some(Mode::Enforce);
+    mode == Mode::Audit && !workloads.iter().any(enforced)
+}
+
 /// An entry with `cgroup`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupEntry {

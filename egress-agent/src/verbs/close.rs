@@ -1,12 +1,14 @@
 //! `egress-agent close`: closes the gate without rules, proves that it is closed, and exits. It does not
 //! change a gate that is already closed, whether or not it has rules or a running agent.
 //!
+//! A gate without rules denies everything, or nothing if the config file audits all workloads.
+//!
 //! `run` closes the gate in the same way if its config file is invalid: around the roots that the file
 //! names.
 
 use super::args::file_settings;
 use super::quiet;
-use crate::config::{DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, Span};
+use crate::config::{DEFAULT_BPF_DIR, DEFAULT_MAX_NETWORKS, Essentials, Span, audits_all};
 use crate::failure::{BUSY, Failure};
 use crate::gate::lock::{Lock, Patience};
 use crate::gate::roots::Roots;
@@ -29,7 +31,8 @@ const NOW: Patience = Patience::UpTo(Duration::ZERO);
 /// Arguments of `close`.
 #[derive(Debug, clap::Args)]
 pub struct CloseArgs {
-    /// Config file of the agent, for `cgroups`, `bpfDir` and `maxNetworks`
+    /// Config file of the agent, for `cgroups`, `bpfDir` and `maxNetworks`. If its `mode` and `workloads` audit all
+    /// workloads, nothing is denied until the agent runs either
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Enforced root, or `auto` for the cgroup in which the kubelet creates pods [default: those of the config file]
@@ -50,6 +53,7 @@ pub struct CloseArgs {
 /// The verb.
 pub fn run(args: CloseArgs) -> anyhow::Result<()> {
     let file = file_settings(args.config)?;
+    let audits = audits_all(file.mode.unwrap_or_default(), &file.workloads);
     let cgroups = if args.cgroups.is_empty() {
         file.cgroups
     } else {
@@ -68,6 +72,7 @@ pub fn run(args: CloseArgs) -> anyhow::Result<()> {
             .unwrap_or_else(|| DEFAULT_BPF_DIR.into()),
         cgroups,
         max_networks: file.max_networks.unwrap_or(DEFAULT_MAX_NETWORKS),
+        audits,
         create: args.create,
         wait: args.wait.0,
     })
@@ -81,6 +86,8 @@ struct Closing {
     cgroups: Vec<PathBuf>,
     /// Networks that the tables have room for, if this creates them.
     max_networks: u32,
+    /// Whether a gate without rules denies nothing.
+    audits: bool,
     /// Whether missing roots are created.
     create: bool,
     /// How long to wait for missing roots.
@@ -125,7 +132,7 @@ fn close_once(closing: &Closing, roots: &Roots) -> anyhow::Result<()> {
             &closing.bpf_dir,
             &closing.cgroups,
             closing.max_networks,
-            false,
+            closing.audits,
             NOW,
             |_, _| (),
         )?;
