@@ -54,6 +54,7 @@ const HTTP: &str = "protocol: HTTP";
 
 #[tokio::test]
 async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave() {
+    let large = format!("(?:{})?/", "[acegikmoqsuwy02468]{1000}".repeat(38));
     for (more, field) in [
         (
             rule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}"),
@@ -128,6 +129,17 @@ async fn an_http_request_under_a_field_that_narrows_gets_503_and_does_not_leave(
                 "{hosts: [a.example], http: [{redirect: {uri: /b, redirectCode: 304}}]}",
             ),
             "spec.http[0].redirect.redirectCode",
+        ),
+        (
+            route("http", &format!("match: [{{uri: {{regex: '{large}'}}}}]")),
+            "spec.http[0].match",
+        ),
+        (
+            route(
+                "http",
+                &format!("corsPolicy: {{allowOrigins: [{{regex: '{large}'}}]}}"),
+            ),
+            "spec.http[0].corsPolicy.allowOrigins",
         ),
     ] {
         for protocol in [HTTP, "protocol: ''"] {

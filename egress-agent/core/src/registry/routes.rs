@@ -173,7 +173,9 @@ fn http_plan(
     port: u16,
     context: &Context<'_>,
 ) -> HttpPlan {
-    let action = match denied_route(route) {
+    // Those of a delegate's route include the matches of the root.
+    let of_root = || matches.iter().any(HttpMatch::is_broken).then_some("match");
+    let action = match denied_route(route).or_else(of_root) {
         Some(field) => {
             let field = format!("spec.http[{index}].{field}");
             let why = not_carried_out(&field, &vs.object);

@@ -238,17 +238,17 @@ fn entries_for_one_host_merge_if_they_agree_and_the_oldest_holds_if_not() {
 
 #[test]
 fn what_is_asked_and_not_done_is_named_by_field() {
-    let text = vs(
-        "v",
-        "a.com",
-        "http: [{match: [{uri: {exact: /}}], redirect: {uri: /, redirectCode: 304}}, {headers: {response: {add: {x: '%X%'}}}, retries: {}, route: [{headers: {request: {set: {te: x}}}, destination: {host: a.com, subset: s}}]}], tcp: [{}]",
-    );
+    let large = "[acegikmoqsuwy02468]{1000}".repeat(39);
+    let rest = "http: [{match: [{uri: {exact: /}}], redirect: {uri: /, redirectCode: 304}}, {headers: {response: {add: {x: '%X%'}}}, retries: {}, route: [{headers: {request: {set: {te: x}}}, destination: {host: a.com, subset: s}}]}, {match: [{queryParams: {q: {regex: LARGE}}}], corsPolicy: {allowOrigins: [{regex: LARGE}]}, route: [{destination: {host: a.com}}]}], tcp: [{}]";
+    let text = vs("v", "a.com", &rest.replace("LARGE", &format!("'{large}'")));
     let found = not_done(&objects(&text)[0]);
     let fields: Vec<_> = found.iter().map(|m| m.field.as_str()).collect();
     let expected = [
         "spec.http[0].redirect.redirectCode",
         "spec.http[1].headers",
         "spec.http[1].route[0].headers",
+        "spec.http[2].match",
+        "spec.http[2].corsPolicy.allowOrigins",
     ];
     assert_eq!(fields, expected);
     assert!(found.iter().all(|m| m.line == 5), "{found:?}");

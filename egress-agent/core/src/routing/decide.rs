@@ -311,12 +311,12 @@ impl VirtualHost {
         for route in &self.routes {
             let (fit, spec) = HttpMatch::best(&route.matches, head);
             match fit {
-                Fit::Yes => {}
                 Fit::No => continue,
-                // It may match this route, so no later route may take it.
-                Fit::Unknown => return HttpDecision::NoRoute,
+                // Unknown: it may match this route, so no later route may take it. The route itself serves nothing.
+                Fit::Yes | Fit::Unknown => {}
             }
             return match &route.action {
+                Ok(_) if fit == Fit::Unknown => HttpDecision::NoRoute,
                 Err(NoAction::Nowhere) => HttpDecision::NoRoute,
                 Err(NoAction::NotCarriedOut(why)) => HttpDecision::NotCarriedOut(Arc::clone(why)),
                 Ok(action) => match action.try_map(|to| destination(to, dialled, turn)) {

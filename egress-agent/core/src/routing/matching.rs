@@ -8,7 +8,7 @@ use super::head::RequestHead;
 use crate::http::headers::ends_here;
 use crate::istio::virtual_service::HttpMatchRequest;
 use crate::traffic::{PathSpec, StringTest};
-use std::borrow::Cow;
+use http::HeaderValue;
 
 /// One match, all of whose conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -86,6 +86,11 @@ impl HttpMatch {
         self
     }
 
+    /// Whether a condition is an expression that cannot be compiled.
+    pub fn is_broken(&self) -> bool {
+        self.conditions.iter().any(|(_, test)| test.is_broken())
+    }
+
     /// Whether every request matches.
     pub fn is_bare(&self) -> bool {
         self.conditions.is_empty()
@@ -124,7 +129,7 @@ impl HttpMatch {
             return found;
         }
         for (subject, test) in &self.conditions {
-            if matches!(test, StringTest::Broken) {
+            if test.is_broken() {
                 found = Fit::Unknown;
             } else if !holds(subject, test, head) {
                 return Fit::No;
@@ -141,13 +146,14 @@ fn holds(subject: &Subject, test: &StringTest, head: &RequestHead<'_>) -> bool {
         Subject::Scheme => test.accepts(scheme(head)),
         Subject::Method => test.accepts(head.method),
         Subject::Authority => test.accepts(head.authority),
-        Subject::Header(name) => values(name, head).iter().any(|value| test.accepts(value)),
+        Subject::Header(name) => values(name, head).any(|value| test.accepts(value)),
         // An absent header has an empty value, but is not present.
         Subject::Without(name) => {
-            let values = values(name, head);
-            let passes = values.iter().any(|value| test.accepts(value));
-            let empty_passes = *test != StringTest::Present && test.accepts("");
-            !(passes || (values.is_empty() && empty_passes))
+            let mut values = values(name, head).peekable();
+            if values.peek().is_none() {
+                return *test == StringTest::Present || !test.accepts("");
+            }
+            !values.any(|value| test.accepts(value))
         }
         Subject::Query(name) => query(name, head.path).is_some_and(|value| test.accepts(value)),
     }
@@ -155,24 +161,20 @@ fn holds(subject: &Subject, test: &StringTest, head: &RequestHead<'_>) -> bool {
 
 /// A header's values. Each is compared by itself (Envoy's `match_headers_individually`). Pseudo headers have their
 /// names.
-fn values<'a>(name: &str, head: &RequestHead<'a>) -> Vec<Cow<'a, str>> {
-    match name {
-        ":method" => return vec![head.method.into()],
-        ":path" => return vec![head.path.into()],
-        ":authority" | "host" => return vec![head.authority.into()],
-        ":scheme" => return vec![scheme(head).into()],
-        // The proxy removes these before it looks for a route, as Envoy does.
-        name if ends_here(name) => return Vec::new(),
-        _ => {}
-    }
-    let values = head.headers.get_all(name).iter();
-    let mut values: Vec<_> = values
-        .map(|value| String::from_utf8_lossy(value.as_bytes()))
-        .collect();
-    if values.is_empty() && name == "x-forwarded-proto" {
-        values.push("http".into());
-    }
-    values
+fn values<'a>(name: &str, head: &RequestHead<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let one = match name {
+        ":method" => Some(head.method),
+        ":path" => Some(head.path),
+        ":authority" | "host" => Some(head.authority),
+        ":scheme" => Some(scheme(head)),
+        "x-forwarded-proto" if !head.headers.contains_key(name) => Some("http"),
+        _ => None,
+    };
+    // The proxy removes some before it looks for a route, as Envoy does.
+    let sent = one.is_none() && !ends_here(name);
+    let sent = sent.then(|| head.headers.get_all(name).iter());
+    let one = one.map(str::as_bytes).into_iter();
+    one.chain(sent.into_iter().flatten().map(HeaderValue::as_bytes))
 }
 
 impl RequestHead<'_> {

@@ -71,10 +71,8 @@ impl Cors {
         let asks = headers.get(ACCESS_CONTROL_REQUEST_METHOD);
         let is_preflight = *method == Method::OPTIONS && asks.is_some_and(|m| !m.is_empty());
         // As Envoy, an entry that takes the text `*` takes every origin.
-        let takes = |test: &StringTest, text| test.accepts("*") || test.accepts(text);
-        let allowed = origin
-            .to_str()
-            .is_ok_and(|text| self.origins.iter().any(|test| takes(test, text)));
+        let takes = |test: &StringTest, origin| test.accepts("*") || test.accepts(origin);
+        let allowed = self.origins.iter().any(|test| takes(test, origin));
         match (allowed, is_preflight) {
             (true, true) => CorsStep::Answer(self.preflight(origin, headers)),
             (true, false) => CorsStep::PassFor(origin.clone()),

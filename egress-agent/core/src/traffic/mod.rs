@@ -54,3 +54,4 @@ pub use upstream_protocol::UpstreamProtocol;
 pub(crate) use header_changes::missing as missing_headers;
 pub(crate) use redirect::has_status as has_redirect_status;
 pub(crate) use rewrite::has_regex as has_rewrite_regex;
+pub(crate) use string_test::is_broken as is_broken_match;

@@ -7,7 +7,7 @@ use super::path_spec::PathSpec;
 use super::string_test::compile;
 use crate::istio::virtual_service::{HttpRoute, RegexRewrite};
 use http::HeaderValue;
-use regex::{Captures, Regex};
+use regex::bytes::{Captures, Regex};
 
 /// See the module. The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -72,14 +72,13 @@ impl Substitution {
         Some(Self(parts))
     }
 
-    fn expand(&self, found: &Captures<'_>) -> String {
-        let part = |part: &Part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Group(group) => found
-                .get(*group)
-                .map_or_else(String::new, |m| m.as_str().to_owned()),
+    fn expand(&self, found: &Captures<'_>) -> Vec<u8> {
+        let part = |part| match part {
+            &Part::Group(group) => found.get(group).map_or(&b""[..], |m| m.as_bytes()),
+            Part::Text(text) => text.as_bytes(),
         };
-        self.0.iter().map(part).collect()
+        let parts: Vec<&[u8]> = self.0.iter().map(part).collect();
+        parts.concat()
     }
 }
 
@@ -135,9 +134,10 @@ impl Rewrite {
             PathRewrite::Regex(regex, substitution) => {
                 let at = target.find('?').unwrap_or(target.len());
                 let (path, query) = target.split_at(at);
-                let path =
-                    regex.replace_all(path, |found: &Captures<'_>| substitution.expand(found));
-                Some([path.as_ref(), query].concat())
+                let by = |found: &Captures<'_>| substitution.expand(found);
+                let path = regex.replace_all(path.as_bytes(), by);
+                // A path has ASCII characters only, so its parts are text.
+                Some([String::from_utf8_lossy(&path).as_ref(), query].concat())
             }
         }
     }

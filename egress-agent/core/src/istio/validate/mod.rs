@@ -16,7 +16,7 @@ mod http_route;
 mod l4_route;
 mod load_balancer;
 mod names;
-mod regex;
+pub(crate) mod regex;
 mod server_tls;
 mod service_entry;
 mod sidecar;

@@ -4,12 +4,17 @@
 //! objects.
 
 use crate::istio::destination_rule::{ClientTlsMode, LoadBalancerSettings};
+use crate::istio::fields::StringMatch;
 use crate::istio::service_entry::ServicePort;
 use crate::istio::sidecar::{CaptureMode, IstioEgressListener};
-use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination, L4MatchAttributes};
+use crate::istio::virtual_service::{
+    HttpMatchRequest, HttpRoute, HttpRouteDestination, L4MatchAttributes,
+};
 use crate::istio::workload_entry::WorkloadEntry;
 use crate::registry::services::Class;
-use crate::traffic::{MergedPolicy, has_redirect_status, has_rewrite_regex, missing_headers};
+use crate::traffic::{
+    MergedPolicy, has_redirect_status, has_rewrite_regex, is_broken_match, missing_headers,
+};
 
 /// The effect on a rule with a field that is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +51,18 @@ macro_rules! fields {
     };
 }
 
+/// All tests of a match.
+fn string_matches(m: &HttpMatchRequest) -> impl Iterator<Item = &StringMatch> {
+    let single = [&m.uri, &m.scheme, &m.method, &m.authority];
+    let named = [&m.headers, &m.without_headers, &m.query_params];
+    let named = named.into_iter().flat_map(|tests| tests.values());
+    single.into_iter().flatten().chain(named)
+}
+
 /// Fields of `VirtualService.http[]`.
 pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
+    "match"                   ServesNothing (|r| r.r#match.iter().flat_map(string_matches).any(is_broken_match)) "a regular expression is too large"
+    "corsPolicy.allowOrigins" ServesNothing (|r| r.cors_policy.as_ref().is_some_and(|c| c.allow_origins.iter().any(is_broken_match))) "a regular expression is too large"
     "redirect.redirectCode"   ServesNothing (|r| r.redirect.as_ref().is_some_and(|r| !has_redirect_status(r))) "only 301, 302, 303, 307 and 308 are"
     "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().and_then(|w| w.uri_regex_rewrite.as_ref()).is_some_and(|w| !has_rewrite_regex(w))) ""
     "headers"                 ServesNothing (|r| missing_headers(r.headers.as_ref()).is_some()) "it changes a field of framing, or a value has a %VARIABLE% that is not known"
