@@ -4,22 +4,16 @@
 
 use super::client::Client;
 use super::observe::{AccessRecord, Heads, Protocol};
-use super::random::random;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
-use hyper::Request;
+use hyper::http::HeaderMap;
 use hyper::http::request::Parts;
-use hyper::http::{HeaderMap, HeaderValue};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use uuid::{Builder, Uuid};
-
-/// See [`Ticket::asked`].
-const REQUEST_ID: &str = "x-request-id";
 
 /// Bytes of one request or connection.
 #[derive(Debug, Default)]
@@ -108,24 +102,11 @@ impl Ticket {
         self
     }
 
-    /// Notes a request's headers, if the access log is on. A request without an id gets one then, so that the line
-    /// of a request that is never forwarded has an id too, unless the request's target is not a path.
-    pub(super) fn asked<B>(&mut self, request: &mut Request<B>) {
+    /// Notes a request's headers, in the form that routes see, if the access log is on.
+    pub(super) fn asked(&mut self, headers: &HeaderMap) {
         let Some(format) = self.client.shared.observer.access_format() else {
             return;
         };
-        let is_path = request.uri().path() != "*";
-        let headers = request.headers_mut();
-        let given = headers.get(REQUEST_ID);
-        if given.is_none_or(HeaderValue::is_empty)
-            && is_path
-            && let id = Builder::from_random_bytes(random())
-                .into_uuid()
-                .hyphenated()
-            && let Ok(id) = HeaderValue::from_str(id.encode_lower(&mut Uuid::encode_buffer()))
-        {
-            headers.insert(REQUEST_ID, id);
-        }
         let mut heads = Heads::new(format);
         heads.request(headers);
         self.record.heads = Some(Box::new(heads));

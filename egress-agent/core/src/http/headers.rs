@@ -3,11 +3,12 @@
 //!
 //! Header maps in, header maps out. Random numbers are parameters.
 
-use super::hop_by_hop::{HOP_BY_HOP, remove_hop_by_hop};
+use super::hop_by_hop::{UpgradeAsked, remove_hop_by_hop, upgrade_asked};
 use super::repeated::join_response;
 use super::values::Values;
 use http::HeaderMap;
-use http::header::{CONNECTION, EXPECT, HeaderName, HeaderValue, SERVER};
+use http::header::{HeaderName, HeaderValue, SERVER};
+use std::fmt::Display;
 use std::time::Duration;
 
 // A name that is not parsed for each request.
@@ -44,29 +45,12 @@ const STEERING: [&str; 21] = [
     "x-envoy-upstream-rq-timeout-ms",
 ];
 
-/// What the headers of one request are made from.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestContext<'a> {
-    /// A UUID for `x-request-id`, if the client sent none.
-    pub request_id: &'a str,
-    /// The limit of the first attempt, if there is one.
-    pub timeout: Option<Duration>,
-    /// The operation's name in a trace.
-    pub operation: &'a str,
-    /// The request continues as a websocket handshake.
-    pub websocket: bool,
-}
-
-/// Whether the proxy always removes this header from a client's request.
-pub fn ends_here(name: &str) -> bool {
-    name == CONNECTION || HOP_BY_HOP.contains(&name) || STEERING.contains(&name)
-}
-
-/// Turns a client's request headers into the upstream's. [`set_attempt`] adds `x-envoy-attempt-count` for each try.
-pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) -> Values {
-    remove_hop_by_hop(headers, context.websocket);
-    // The proxy has answered `100-continue` itself.
-    headers.remove(EXPECT);
+/// Puts a client's request headers into the form that routes and the access log see (Envoy `mutateRequestHeaders`).
+/// `id` makes an `x-request-id`, if the client sent none.
+pub fn receive_request(headers: &mut HeaderMap, id: impl FnOnce() -> Option<HeaderValue>) {
+    // Another upgrade than a websocket's is denied, but only if a route is found.
+    let upgrades = upgrade_asked(headers) != UpgradeAsked::No;
+    remove_hop_by_hop(headers, upgrades);
     // It would tell the origin whose certificate a mesh has verified, and none was (Envoy's `SANITIZE`).
     headers.remove("x-forwarded-client-cert");
     // Few clients send any of them. One pass over all headers is faster than a search for each name.
@@ -81,16 +65,27 @@ pub fn prepare_request(headers: &mut HeaderMap, context: &RequestContext<'_>) ->
     headers
         .entry(&FORWARDED_PROTO)
         .or_insert(HeaderValue::from_static("http"));
-    let mut values = Values::default();
     let given = headers.get(&REQUEST_ID);
-    if given.is_none_or(HeaderValue::is_empty) {
-        values.insert(headers, &REQUEST_ID, format_args!("{}", context.request_id));
+    if given.is_none_or(HeaderValue::is_empty)
+        && let Some(id) = id()
+    {
+        headers.insert(&REQUEST_ID, id);
     }
-    if let Some(timeout) = context.timeout {
+}
+
+/// Adds to a received request's headers what tells the upstream about its route: the limit of the first attempt, if
+/// there is one, and the operation's name in a trace. [`set_attempt`] adds `x-envoy-attempt-count` for each try.
+pub fn prepare_request(
+    headers: &mut HeaderMap,
+    timeout: Option<Duration>,
+    operation: impl Display,
+) -> Values {
+    let mut values = Values::default();
+    if let Some(timeout) = timeout {
         let millis = millis(timeout);
         values.insert(headers, &EXPECTED_TIMEOUT, format_args!("{millis}"));
     }
-    values.insert(headers, &DECORATOR, format_args!("{}", context.operation));
+    values.insert(headers, &DECORATOR, format_args!("{operation}"));
     values
 }
 
@@ -133,12 +128,17 @@ mod tests {
     use super::*;
     use crate::http::test_headers::headers;
 
-    const CONTEXT: RequestContext<'_> = RequestContext {
-        request_id: "6f2c1c1e-0000-4000-8000-000000000000",
-        timeout: None,
-        operation: "httpbin.org:80/*",
-        websocket: false,
-    };
+    const ID: &str = "6f2c1c1e-0000-4000-8000-000000000000";
+    const OPERATION: &str = "httpbin.org:80/*";
+
+    fn receive(headers: &mut HeaderMap) {
+        receive_request(headers, || Some(HeaderValue::from_static(ID)));
+    }
+
+    fn prepare(headers: &mut HeaderMap, timeout: Option<Duration>) {
+        receive(headers);
+        prepare_request(headers, timeout, OPERATION);
+    }
 
     fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         headers.get(name).map(|value| value.to_str().unwrap())
@@ -147,15 +147,15 @@ mod tests {
     #[test]
     fn the_upstream_sees_the_headers_that_a_sidecar_adds() {
         let mut map = headers(&[("host", "httpbin.org"), ("user-agent", "curl")]);
-        prepare_request(&mut map, &CONTEXT);
+        prepare(&mut map, None);
         set_attempt(&mut map, 1);
         for (name, value) in [
             ("host", "httpbin.org"),
             ("user-agent", "curl"),
             ("x-forwarded-proto", "http"),
-            ("x-request-id", "6f2c1c1e-0000-4000-8000-000000000000"),
+            ("x-request-id", ID),
             ("x-envoy-attempt-count", "1"),
-            ("x-envoy-decorator-operation", "httpbin.org:80/*"),
+            ("x-envoy-decorator-operation", OPERATION),
         ] {
             assert_eq!(get(&map, name), Some(value), "{name}");
         }
@@ -165,16 +165,10 @@ mod tests {
     #[test]
     fn the_expected_timeout_is_sent_only_where_one_is_configured() {
         let mut map = HeaderMap::new();
-        prepare_request(
-            &mut map,
-            &RequestContext {
-                timeout: Some(Duration::from_secs(3)),
-                ..CONTEXT
-            },
-        );
+        prepare(&mut map, Some(Duration::from_secs(3)));
         assert_eq!(get(&map, "x-envoy-expected-rq-timeout-ms"), Some("3000"));
         let mut map = headers(&[("x-envoy-expected-rq-timeout-ms", "1")]);
-        prepare_request(&mut map, &CONTEXT);
+        prepare(&mut map, None);
         assert_eq!(get(&map, "x-envoy-expected-rq-timeout-ms"), None);
     }
 
@@ -184,13 +178,10 @@ mod tests {
             .iter()
             .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("9")))
             .collect();
-        prepare_request(&mut map, &CONTEXT);
+        prepare(&mut map, None);
         set_attempt(&mut map, 2);
         assert_eq!(get(&map, "x-envoy-attempt-count"), Some("2"));
-        assert_eq!(
-            get(&map, "x-envoy-decorator-operation"),
-            Some("httpbin.org:80/*")
-        );
+        assert_eq!(get(&map, "x-envoy-decorator-operation"), Some(OPERATION));
         let left = map
             .keys()
             .filter(|name| name.as_str().starts_with("x-envoy-"))
@@ -201,12 +192,12 @@ mod tests {
     #[test]
     fn the_clients_own_request_id_is_kept() {
         let mut map = headers(&[("x-request-id", "mine")]);
-        prepare_request(&mut map, &CONTEXT);
+        prepare(&mut map, None);
         assert_eq!(get(&map, "x-request-id"), Some("mine"));
         // An empty one says nothing.
         let mut map = headers(&[("x-request-id", "")]);
-        prepare_request(&mut map, &CONTEXT);
-        assert_eq!(get(&map, "x-request-id"), Some(CONTEXT.request_id));
+        prepare(&mut map, None);
+        assert_eq!(get(&map, "x-request-id"), Some(ID));
     }
 
     #[test]
@@ -222,10 +213,9 @@ mod tests {
             ("te", "gzip, trailers"),
             ("upgrade", "h2c"),
             ("http2-settings", "AAMAAABkAAQAAP__"),
-            ("expect", "100-continue"),
             ("x-forwarded-client-cert", "By=spiffe://a"),
         ]);
-        prepare_request(&mut map, &CONTEXT);
+        prepare(&mut map, None);
         for gone in [
             "connection",
             "x-secret",
@@ -234,7 +224,6 @@ mod tests {
             "transfer-encoding",
             "upgrade",
             "http2-settings",
-            "expect",
             "x-forwarded-client-cert",
         ] {
             assert_eq!(get(&map, gone), None, "{gone}");
@@ -251,13 +240,7 @@ mod tests {
     #[test]
     fn a_websocket_handshake_goes_on_as_one() {
         let mut map = headers(&[("connection", "upgrade"), ("upgrade", "websocket")]);
-        prepare_request(
-            &mut map,
-            &RequestContext {
-                websocket: true,
-                ..CONTEXT
-            },
-        );
+        receive(&mut map);
         assert_eq!(
             (get(&map, "connection"), get(&map, "upgrade")),
             (Some("upgrade"), Some("websocket"))

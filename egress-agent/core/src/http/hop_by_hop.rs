@@ -9,7 +9,7 @@ use http::header::{
 };
 
 /// Fields of one hop, besides those that `connection` names (RFC 9110 §7.6.1).
-pub(super) const HOP_BY_HOP: [&str; 4] = [
+const HOP_BY_HOP: [&str; 4] = [
     "http2-settings",
     "keep-alive",
     "proxy-connection",

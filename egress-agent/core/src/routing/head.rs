@@ -13,7 +13,7 @@ pub struct RequestHead<'a> {
     pub method: &'a str,
     /// Path and query.
     pub path: &'a str,
-    /// Headers.
+    /// Headers, as `receive_request` of `http/headers.rs` leaves them.
     pub headers: &'a HeaderMap,
 }
 

@@ -5,7 +5,6 @@
 //! `pilot/pkg/networking/core/route/route.go` `translateRouteMatch`.
 
 use super::head::RequestHead;
-use crate::http::headers::ends_here;
 use crate::istio::virtual_service::HttpMatchRequest;
 use crate::traffic::{PathSpec, StringTest};
 use http::HeaderValue;
@@ -167,12 +166,9 @@ fn values<'a>(name: &str, head: &RequestHead<'a>) -> impl Iterator<Item = &'a [u
         ":path" => Some(head.path),
         ":authority" | "host" => Some(head.authority),
         ":scheme" => Some(scheme(head)),
-        "x-forwarded-proto" if !head.headers.contains_key(name) => Some("http"),
         _ => None,
     };
-    // The proxy removes some before it looks for a route, as Envoy does.
-    let sent = one.is_none() && !ends_here(name);
-    let sent = sent.then(|| head.headers.get_all(name).iter());
+    let sent = one.is_none().then(|| head.headers.get_all(name).iter());
     let one = one.map(str::as_bytes).into_iter();
     one.chain(sent.into_iter().flatten().map(HeaderValue::as_bytes))
 }

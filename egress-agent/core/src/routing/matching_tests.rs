@@ -1,6 +1,7 @@
 //! Matches against heads of requests, by table.
 
 use super::*;
+use crate::http::headers::receive_request;
 use crate::istio::fields::StringMatch;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ fn fit(m: &HttpMatchRequest, line: &str, headers: &[(&str, &str)]) -> Fit {
         let name: HeaderName = name.parse().unwrap();
         map.append(name, HeaderValue::from_str(value).unwrap());
     }
+    receive_request(&mut map, || None);
     HttpMatch::new(m).fit(&RequestHead {
         authority: "a.com:80",
         method,

@@ -3,7 +3,7 @@
 //! `judge` decides whether a request is allowed; `act` carries out its route.
 
 use super::act::{act, judged};
-use super::asking::Asking;
+use super::asking::{Asking, receive};
 use super::control::Turn;
 use super::interim::Interim;
 use super::judge::Judge;
@@ -18,6 +18,7 @@ use crate::proxy::loan::Loan;
 use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::stream::Rewound;
+use bytes::Bytes;
 use egress_core::http::head_reader::HeadReader;
 use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
@@ -203,7 +204,13 @@ impl Connection {
     async fn answer(self: &Arc<Self>, mut request: Request<Incoming>) -> Response<ReplyBody> {
         let mut ticket = self.session.ticket();
         join_request(request.headers_mut());
-        ticket.asked(&mut request);
+        let mut asked = self.session.control.take_asked();
+        let expect = asked.as_mut().and_then(|asked| asked.expect.take());
+        let expect =
+            expect.and_then(|value| HeaderValue::from_maybe_shared(Bytes::from(value)).ok());
+        let is_path = request.uri().path() != "*";
+        receive(request.headers_mut(), expect, is_path);
+        ticket.asked(request.headers());
         ticket.record.method = request.method().as_str().to_owned();
         let content_type = request.headers().get(CONTENT_TYPE);
         ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
@@ -211,7 +218,7 @@ impl Connection {
             .uri()
             .path_and_query()
             .map_or_else(String::new, |target| target.as_str().to_owned());
-        let Some(asked) = self.session.control.take_asked() else {
+        let Some(asked) = asked else {
             // The library returns only requests that it was given, so this does not happen.
             return local_response(&LocalReply::malformed(), ticket);
         };
@@ -224,7 +231,6 @@ impl Connection {
                 Ok(allowed) => {
                     let asking = Asking {
                         authority: asked.authority,
-                        expect: asked.expect.and_then(|v| HeaderValue::from_bytes(&v).ok()),
                         interim: Interim::http1(&self.session.control),
                     };
                     let response = act(

@@ -9,18 +9,17 @@ use crate::proxy::random::random;
 use bytes::Bytes;
 use egress_core::http::format::Values;
 use egress_core::http::grpc_timeout::set_call_timeout;
-use egress_core::http::headers::{RequestContext, prepare_request, set_attempt};
+use egress_core::http::headers::{prepare_request, set_attempt};
 use egress_core::http::repeated::join_request;
 use egress_core::http::response_flags::ResponseFlags;
 use egress_core::http::trace::Span;
 use egress_core::routing::{RequestHead, Target};
-use hyper::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::{Method, Uri};
-use std::fmt::Write as _;
+use std::fmt;
 use std::mem;
 use std::time::Duration;
-use uuid::{Builder, Uuid};
 
 /// Prepares the head. `None` if the route's new path is not one.
 pub(super) fn prepare(
@@ -31,27 +30,14 @@ pub(super) fn prepare(
     asking: &Asking,
 ) -> Option<()> {
     let timeout = allowed.act.policy.expected_timeout(Duration::ZERO);
-    let (request_id, trace_id) = numbers();
-    let mut values = prepare_request(
-        &mut parts.headers,
-        &RequestContext {
-            request_id: request_id
-                .hyphenated()
-                .encode_lower(&mut Uuid::encode_buffer()),
-            timeout,
-            operation: &operation_of(to, allowed),
-            websocket: allowed.is_websocket(),
-        },
-    );
+    let operation = Operation { to, allowed };
+    let mut values = prepare_request(&mut parts.headers, timeout, operation);
     if let Some(timeout) = timeout.filter(|_| allowed.call) {
         set_call_timeout(&mut parts.headers, timeout);
     }
-    if let Some(expect) = &asking.expect {
-        parts.headers.insert(EXPECT, expect.clone());
-    }
     // As in Envoy, a route may change the number of the first attempt, and cannot change the trace.
     set_attempt(&mut parts.headers, 1);
-    let span = Span::of_request(&mut parts.headers, trace_id);
+    let span = Span::of_request(&mut parts.headers, u128::from_ne_bytes(random()));
     change(session, parts, to, allowed, asking)?;
     if let Some(span) = span {
         span.write(&mut parts.headers, &mut values);
@@ -84,16 +70,19 @@ pub(super) fn frame(parts: &mut Parts, has_body: bool) {
 }
 
 /// The name of the operation in a trace (Istio `GetRouteOperation`).
-fn operation_of(to: &Target, allowed: &Allowed) -> String {
-    let (id, spec) = (&to.cluster.id, &allowed.act.spec);
-    let of_rule = allowed.act.policy.operation.as_ref();
-    let mut operation = String::with_capacity(64);
-    let written = match of_rule {
-        Some(of_rule) => write!(operation, "{of_rule}{spec}"),
-        None => write!(operation, "{}:{}{spec}", id.host, id.port),
-    };
-    // A string takes everything.
-    written.map_or_else(|_| String::new(), |()| operation)
+struct Operation<'a> {
+    to: &'a Target,
+    allowed: &'a Allowed,
+}
+
+impl fmt::Display for Operation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, act) = (&self.to.cluster.id, &self.allowed.act);
+        match &act.policy.operation {
+            Some(of_rule) => write!(f, "{of_rule}{}", act.spec),
+            None => write!(f, "{}:{}{}", id.host, id.port, act.spec),
+        }
+    }
 }
 
 /// Changes the head of a request as its route says (Envoy `finalizeRequestHeaders`): the headers of the destination,
@@ -146,12 +135,6 @@ fn change(
         parts.uri = Uri::from_maybe_shared(Bytes::from(target)).ok()?;
     }
     Some(())
-}
-
-/// A request's id and the number of its trace: two random UUIDs.
-fn numbers() -> (Uuid, u128) {
-    let uuid = || Builder::from_random_bytes(random()).into_uuid();
-    (uuid(), uuid().as_u128())
 }
 
 /// A random number.

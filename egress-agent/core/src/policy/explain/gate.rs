@@ -5,6 +5,7 @@
 
 use super::DeniedBy;
 use crate::http::head_reader::{HeadOutcome, HeadReader};
+use crate::http::headers::receive_request;
 use crate::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use crate::policy::state::PolicyState;
 use crate::policy::tables::Transport;
@@ -17,12 +18,15 @@ use egress_ebpf::abi::{Policy, policy_flag};
 use egress_ebpf::decide::{Destination, Listeners, decide};
 use egress_ebpf::ids::PolicyId;
 use egress_ebpf::verdict::{Reason, Verdict};
-use http::header::HOST;
+use http::header::{HOST, HeaderValue};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The largest request head that the proxy accepts. A question is smaller.
 const MAX_HEAD: usize = 60 * 1024;
+
+/// Stands for the random id of a request without one.
+const SOME_ID: &str = "00000000-0000-4000-8000-000000000000";
 
 /// What a client says first.
 #[derive(Clone, Copy, Debug)]
@@ -198,9 +202,12 @@ impl Gate<'_> {
             Ok(read) => read,
             Err(denied) => return denied,
         };
+        let mut headers = asked.headers.clone();
+        receive_request(&mut headers, || Some(HeaderValue::from_static(SOME_ID)));
         let head = RequestHead {
             authority: &authority,
             path: &path,
+            headers: &headers,
             ..*asked
         };
         match self.decide(to, &head) {

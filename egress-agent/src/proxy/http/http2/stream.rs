@@ -3,7 +3,7 @@
 //! `judge` decides whether it is allowed; `act` carries out its route.
 
 use super::super::act::{act, judged};
-use super::super::asking::Asking;
+use super::super::asking::{Asking, receive};
 use super::super::interim::{Interim, InterimResponse};
 use super::super::judge::Judge;
 use super::super::local::local_response;
@@ -109,19 +109,22 @@ async fn answered(
 async fn answer(
     session: &Session,
     judge: &Judge,
-    mut request: Request<RecvStream>,
+    request: Request<RecvStream>,
     interim: Interim,
     room: StreamRoom,
     place: &mut Option<Place>,
 ) -> Answer {
     let mut ticket = session.ticket();
-    join_request(request.headers_mut());
-    ticket.asked(&mut request);
     let (mut parts, body) = request.into_parts();
+    join_request(&mut parts.headers);
     ticket.record.method = parts.method.to_string();
     let content_type = parts.headers.get(CONTENT_TYPE);
     ticket.grpc = content_type.is_some_and(|value| is_grpc(value.as_bytes()));
-    let head = read_stream_head(&mut parts, session.client.shared.limits.head);
+    let mut head = read_stream_head(&mut parts, session.client.shared.limits.head);
+    let expect = head.as_mut().ok().and_then(|head| head.expect.take());
+    let is_path = parts.uri.path() != "*";
+    receive(&mut parts.headers, expect, is_path);
+    ticket.asked(&parts.headers);
     let path = parts.uri.path_and_query();
     ticket.record.path = path.map_or_else(String::new, ToString::to_string);
     let head = match head {
@@ -145,7 +148,6 @@ async fn answer(
             Ok(allowed) => {
                 let asking = Asking {
                     authority: head.authority,
-                    expect: head.expect,
                     interim,
                 };
                 let end = Arc::new(RequestEnd::default());
