@@ -3,6 +3,7 @@
 //! `request_head` has the rules for a head.
 
 use super::head_error::HeadError;
+use super::looks::Looks;
 use super::request_head::{Head, parse};
 
 /// Bytes of memory for a head of usual size, which are kept between two heads.
@@ -25,10 +26,7 @@ pub struct HeadReader {
     raw: Vec<u8>,
     limit: usize,
     http10: bool,
-    /// The number of bytes that contain no end of a head.
-    searched: usize,
-    /// The number of bytes at which an unfinished head is parsed again.
-    next_look: usize,
+    looks: Looks,
 }
 
 impl HeadReader {
@@ -38,8 +36,7 @@ impl HeadReader {
             raw: Vec::new(),
             limit,
             http10: false,
-            searched: 0,
-            next_look: 0,
+            looks: Looks::default(),
         }
     }
 
@@ -84,7 +81,7 @@ impl HeadReader {
     pub fn next_head(&mut self) -> HeadOutcome {
         // Empty lines before a request line are to be ignored (RFC 9112 §2.2).
         let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
-        if self.searched == 0 && self.raw.first().is_some_and(is_end) {
+        if self.looks.is_fresh() && self.raw.first().is_some_and(is_end) {
             let end = self.raw.iter().take_while(|byte| is_end(byte)).count();
             // A lone CR may be the first half of a line's end.
             let keep = usize::from(end == self.raw.len() && self.raw.last() == Some(&b'\r'));
@@ -96,15 +93,9 @@ impl HeadReader {
         if self.raw.is_empty() {
             return HeadOutcome::NeedMore;
         }
-        let from = self.searched.saturating_sub(3);
-        let ended = ends_head(&self.raw[from..]);
-        self.searched = self.raw.len();
-        // An unfinished head is parsed each time its length has doubled. This finds malformed bytes early, and limits
-        // the work for a slow client.
-        if !ended && self.raw.len() < self.next_look && self.raw.len() <= self.limit {
+        if !self.looks.is_due(&self.raw, self.limit) {
             return HeadOutcome::NeedMore;
         }
-        self.next_look = self.raw.len() * 2;
         match parse(&self.raw, self.limit, self.http10) {
             Ok(None) => HeadOutcome::NeedMore,
             Ok(Some((head, used))) => {
@@ -113,15 +104,10 @@ impl HeadReader {
                 if self.raw.capacity() > KEPT {
                     self.raw.shrink_to(self.raw.len());
                 }
-                (self.searched, self.next_look) = (0, 0);
+                self.looks = Looks::default();
                 HeadOutcome::Head(head)
             }
             Err(error) => HeadOutcome::Rejected(error),
         }
     }
-}
-
-/// Whether an empty line is among these bytes. A bare LF ends a line too (RFC 9112 §2.2).
-fn ends_head(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|two| two == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
 }

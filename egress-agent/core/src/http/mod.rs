@@ -17,6 +17,7 @@ pub mod head_reader;
 pub mod headers;
 pub mod hop_by_hop;
 pub mod local_reply;
+pub mod looks;
 pub mod method;
 pub mod repeated;
 pub mod request_head;

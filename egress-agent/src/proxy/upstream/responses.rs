@@ -6,7 +6,8 @@
 use super::stream::Stream;
 use crate::proxy::onward::Onward;
 use crate::proxy::stream::{NARROW, end_of_writes, poll_part};
-use egress_core::http::response_head::{ResponseError, ResponseHead, check_response};
+use egress_core::http::looks::Looks;
+use egress_core::http::response_head::{MAX_HEAD, ResponseError, ResponseHead, check_response};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(super) struct Responses {
     reading: Arc<Reading>,
     /// A head that is not judged yet, and the bytes after it.
     held: Vec<u8>,
+    looks: Looks,
     /// What the library may read.
     onward: Onward,
     ended: bool,
@@ -42,6 +44,7 @@ impl Responses {
             stream,
             reading,
             held: Vec::new(),
+            looks: Looks::default(),
             onward: Onward::default(),
             ended: false,
         }
@@ -49,6 +52,7 @@ impl Responses {
 
     /// Passes this many bytes to the library.
     fn pass(&mut self, count: usize) {
+        self.looks = Looks::default();
         let rest = self.held.split_off(count);
         self.onward = Onward::new(std::mem::replace(&mut self.held, rest));
     }
@@ -81,7 +85,14 @@ impl AsyncRead for Responses {
             if !this.reading.expected.load(Ordering::Acquire) && this.held.is_empty() {
                 return poll_part(&mut this.stream, cx, buffer, most);
             }
-            match check_response(&this.held) {
+            // At the end of the stream an unfinished head is parsed once more.
+            let due = this.looks.is_due(&this.held, MAX_HEAD) || this.ended;
+            let found = if due {
+                check_response(&this.held)
+            } else {
+                Ok(None)
+            };
+            match found {
                 Ok(Some(head)) if head.interim => this.pass(head.length),
                 Ok(Some(_)) => {
                     this.reading.expected.store(false, Ordering::Release);
