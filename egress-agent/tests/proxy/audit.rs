@@ -4,6 +4,7 @@ use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{PolicyRoutes, PortKind, PortRoutes, RouteTable};
+use egress_core::traffic::RouteName;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -61,6 +62,30 @@ async fn an_unlisted_host_is_served_by_what_was_dialled_and_a_listed_one_as_ever
     assert_eq!(ask(HOST).await, "own");
     let name = Some("other.example".to_owned());
     assert_eq!(told(&bed).await, (DenialReason::UnlistedHost, name));
+}
+
+#[tokio::test]
+async fn a_request_that_no_route_takes_has_one_attempt_and_no_operation() {
+    let origin = echo_origin().await;
+    let listed = bed(origin, Some(http_port(HOST, &[origin], None))).await;
+    let mut client = listed.client().await;
+    for (host, has_operation) in [(HOST, true), ("other.example", false)] {
+        let reply = client.ask(&get(host, "/")).await;
+        let seen = reply.text();
+        assert!(seen.contains("x-envoy-attempt-count: 1\r\n"), "{seen}");
+        assert_eq!(seen.contains("decorator"), has_operation, "{seen}");
+    }
+    let gone = refused_address();
+    let bed = bed(gone, Some(http_port(HOST, &[gone], None))).await;
+    let mut client = bed.client().await;
+    for (host, attempts, route) in [
+        (HOST, 3, RouteName::Service),
+        ("other.example", 1, RouteName::AllowAny),
+    ] {
+        assert_eq!(client.ask(&get(host, "/")).await.status(), 503, "{host}");
+        let record = bed.record().await;
+        assert_eq!((record.attempts, record.route), (attempts, Some(route)));
+    }
 }
 
 #[tokio::test]

@@ -74,18 +74,20 @@ pub fn receive_request(headers: &mut HeaderMap, id: impl FnOnce() -> Option<Head
 }
 
 /// Adds to a received request's headers what tells the upstream about its route: the limit of the first attempt, if
-/// there is one, and the operation's name in a trace. [`set_attempt`] adds `x-envoy-attempt-count` for each try.
+/// there is one, and the operation's name in a trace, if it has one. [`set_attempt`] adds `x-envoy-attempt-count` for each try.
 pub fn prepare_request(
     headers: &mut HeaderMap,
     timeout: Option<Duration>,
-    operation: impl Display,
+    operation: Option<impl Display>,
 ) -> Values {
     let mut values = Values::default();
     if let Some(timeout) = timeout {
         let millis = millis(timeout);
         values.insert(headers, &EXPECTED_TIMEOUT, format_args!("{millis}"));
     }
-    values.insert(headers, &DECORATOR, format_args!("{operation}"));
+    if let Some(operation) = operation {
+        values.insert(headers, &DECORATOR, format_args!("{operation}"));
+    }
     values
 }
 
@@ -137,7 +139,7 @@ mod tests {
 
     fn prepare(headers: &mut HeaderMap, timeout: Option<Duration>) {
         receive(headers);
-        prepare_request(headers, timeout, OPERATION);
+        prepare_request(headers, timeout, Some(OPERATION));
     }
 
     fn get<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

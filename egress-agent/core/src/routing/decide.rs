@@ -36,7 +36,7 @@ pub struct Act {
     pub spec: PathSpec,
 }
 
-/// Forwards to a cluster, as no route says otherwise.
+/// Forwards to a cluster that no route leads to.
 impl From<Arc<Cluster>> for Act {
     fn from(cluster: Arc<Cluster>) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl From<Arc<Cluster>> for Act {
                 headers: None,
                 mirrors: None,
             }),
-            policy: Arc::default(),
+            policy: RoutePolicy::allow_any(),
             spec: PathSpec::default(),
         }
     }

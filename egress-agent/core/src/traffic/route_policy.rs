@@ -9,7 +9,7 @@ use super::retry_policy::RetryPolicy;
 use super::rewrite::Rewrite;
 use crate::istio::duration::TimeSpan;
 use crate::istio::virtual_service::HttpRoute;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// The name of a route in the access log.
@@ -22,6 +22,8 @@ pub enum RouteName {
     Rule(Arc<str>),
     /// The one for hosts that are not listed.
     BlockAll,
+    /// The same where the policy allows them.
+    AllowAny,
 }
 
 impl RouteName {
@@ -31,6 +33,7 @@ impl RouteName {
             Self::Service => "default",
             Self::Rule(name) => name,
             Self::BlockAll => "block_all",
+            Self::AllowAny => "allow_any",
         }
     }
 }
@@ -57,6 +60,27 @@ pub struct RoutePolicy {
 }
 
 impl RoutePolicy {
+    /// That of hosts that no rule lists and the policy allows: one attempt, and no operation in a trace (Istio
+    /// `buildCatchAllVirtualHost`).
+    pub fn allow_any() -> Arc<Self> {
+        static POLICY: LazyLock<Arc<RoutePolicy>> = LazyLock::new(|| {
+            Arc::new(RoutePolicy {
+                name: RouteName::AllowAny,
+                retries: RetryPolicy {
+                    attempts: 0,
+                    ..RetryPolicy::default()
+                },
+                ..RoutePolicy::default()
+            })
+        });
+        Arc::clone(&POLICY)
+    }
+
+    /// Whether its requests are an operation in a trace.
+    pub fn has_operation(&self) -> bool {
+        self.name != RouteName::AllowAny
+    }
+
     /// The limit of an attempt that begins this long after the end of the request, for
     /// `x-envoy-expected-rq-timeout-ms` (Envoy `FilterUtility::setTimeoutHeaders`). At least 1 ms: 0 would mean no limit.
     pub fn expected_timeout(&self, elapsed: Duration) -> Option<Duration> {

@@ -30,7 +30,8 @@ pub(super) fn prepare(
     asking: &Asking,
 ) -> Option<()> {
     let timeout = allowed.act.policy.expected_timeout(Duration::ZERO);
-    let operation = Operation { to, allowed };
+    let has_operation = allowed.act.policy.has_operation();
+    let operation = has_operation.then_some(Operation { to, allowed });
     let mut values = prepare_request(&mut parts.headers, timeout, operation);
     if let Some(timeout) = timeout.filter(|_| allowed.call) {
         set_call_timeout(&mut parts.headers, timeout);
