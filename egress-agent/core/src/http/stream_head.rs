@@ -5,9 +5,9 @@
 //! allowed.
 
 use super::head_error::HeadError;
-use super::request_head::{MAX_HEADERS, is_of_authority};
+use super::request_head::{MAX_HEADERS, is_of_authority, length_of};
 use super::target::{TargetError, parse_target};
-use http::header::{CONTENT_TYPE, COOKIE, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
@@ -37,6 +37,13 @@ pub fn read_stream_head(parts: &mut Parts, limit: usize) -> Result<StreamHead, H
     }
     if parts.method == Method::CONNECT {
         return Err(HeadError::Connect);
+    }
+    // The HTTP/2 library counts the body by the first value, and an origin of HTTP/1.1 may read another.
+    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || length_of(length.as_bytes()).is_none())
+    {
+        return Err(HeadError::ContentLength);
     }
     let kind = parts.headers.get(CONTENT_TYPE);
     if parts.method == "QUERY" && kind.is_none_or(HeaderValue::is_empty) {
@@ -165,6 +172,16 @@ mod tests {
             let found = read(method, uri, fields).map(|(head, _)| head);
             assert_eq!(found, Err(error), "{method} {uri}");
         }
+    }
+
+    #[test]
+    fn a_request_has_one_length() {
+        for lengths in [&["5", "5"][..], &["5", "6"], &[""], &["5, 5"], &["+5"]] {
+            let fields: Vec<_> = lengths.iter().map(|l| ("content-length", *l)).collect();
+            let found = read("POST", "http://a.example/", &fields).map(|(head, _)| head);
+            assert_eq!(found, Err(HeadError::ContentLength), "{lengths:?}");
+        }
+        assert!(read("POST", "http://a.example/", &[("content-length", "5")]).is_ok());
     }
 
     #[test]
