@@ -6,9 +6,9 @@ use egress_tests::agent::{self, Agent};
 use egress_tests::hosts::Fault;
 use egress_tests::lab::{host, v4, v6};
 use egress_tests::rules::HTTPBIN;
-use egress_tests::{Background, Lab, wait_until};
+use egress_tests::{Background, Lab, LabOptions, wait_until};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -322,4 +322,52 @@ fn a_change_while_the_agent_starts_is_applied() {
         lab.attempt("tcp", to).unwrap().passed().then_some(())
     })
     .unwrap();
+}
+
+#[test]
+fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
+    let options = LabOptions::flags(&["--max-networks=65536"]);
+    let lab = Lab::start_with(options).unwrap();
+    let rules = |first: u32, n: u32| {
+        let nets: Vec<_> = (first..first + n)
+            .map(|n| format!("{}/31", Ipv4Addr::from_bits(0x1400_0000 + 2 * n)))
+            .collect();
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: many}}\nspec:\n  \
+             hosts: [many.example]\n  addresses: [{}]\n  \
+             ports: [{{number: 443, name: tcp, protocol: TCP}}]\n  resolution: NONE\n",
+            nets.join(", ")
+        )
+    };
+    // An agent that works on tens of thousands of rules may answer later than its client waits.
+    let status = || lab.status().ok();
+    let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
+    let before = generation(&status().unwrap());
+    lab.write_rules("many.yaml", &rules(0, 35_000)).unwrap();
+    let applied = wait_until("the first are in force", Duration::from_mins(1), || {
+        status().filter(|s| generation(s) > before)
+    })
+    .unwrap();
+    assert_eq!(applied["rules"]["networks"]["used"], 35_000);
+    // Other entries replace them. Half of the room is not a limit.
+    lab.write_rules("many.yaml", &rules(40_000, 35_000))
+        .unwrap();
+    let applied = wait_until("the second are in force", Duration::from_mins(1), || {
+        status().filter(|s| generation(s) > generation(&applied))
+    })
+    .unwrap();
+    assert_eq!(applied["rules"]["networks"]["used"], 35_000);
+    lab.write_rules("many.yaml", &rules(0, 70_000)).unwrap();
+    let refused = wait_until("the third are refused", Duration::from_mins(1), || {
+        status().filter(|s| s["rules"]["problem"].is_string())
+    })
+    .unwrap();
+    let problem = refused["rules"]["problem"].as_str().unwrap();
+    assert!(
+        problem.contains("do not fit") && problem.contains("70000"),
+        "{problem}"
+    );
+    assert_eq!(refused["rules"]["networks"]["used"], 35_000);
+    assert_eq!(generation(&refused), generation(&applied));
+    assert_eq!(refused["ready"], true, "the old rules are in force");
 }

@@ -9,11 +9,11 @@ use egress_ebpf::abi::DEFAULT_POLICY;
 use egress_ebpf::decide::{Destination, NO_NETWORK, Tables as _};
 use egress_ebpf::ids::TableId;
 use egress_ebpf::table::{Entry, Key};
+use egress_tests::Load;
 use egress_tests::bpffs::BpfFs;
 use egress_tests::cgroup::Cgroup;
 use egress_tests::netns::NetNs;
 use egress_tests::place::Place;
-use egress_tests::{Lab, LabOptions, Load, wait_until};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -351,55 +351,4 @@ fn networks_of_too_many_lengths_are_known_before_the_first_write() {
     gate.tables.fits(&ops).unwrap();
     assert_eq!(gate.tables.apply(&ops).unwrap(), 0);
     assert_eq!(gate.tables.in_use()[1].used, 40);
-}
-
-#[test]
-fn rules_that_do_not_fit_change_nothing_and_status_says_so() {
-    let options = LabOptions {
-        agent: vec![format!("--max-networks={NETWORKS}")],
-        ..LabOptions::default()
-    };
-    let lab = Lab::start_with(options).unwrap();
-    let rules = |first: u32, n: u32| {
-        let nets: Vec<_> = (first..first + n)
-            .map(|n| format!("{}/31", address(2 * n)))
-            .collect();
-        format!(
-            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: many}}\nspec:\n  \
-             hosts: [many.example]\n  addresses: [{}]\n  \
-             ports: [{{number: 443, name: tcp, protocol: TCP}}]\n  resolution: NONE\n",
-            nets.join(", ")
-        )
-    };
-    // An agent that works on tens of thousands of rules may answer later than its client waits.
-    let status = || lab.status().ok();
-    let generation = |status: &serde_json::Value| status["rules"]["generation"].as_u64().unwrap();
-    let before = generation(&status().unwrap());
-    lab.write_rules("many.yaml", &rules(0, 35_000)).unwrap();
-    let applied = wait_until("the first are in force", Duration::from_mins(1), || {
-        status().filter(|s| generation(s) > before)
-    })
-    .unwrap();
-    assert_eq!(applied["rules"]["networks"]["used"], 35_000);
-    // Other entries replace them. Half of the room is not a limit.
-    lab.write_rules("many.yaml", &rules(40_000, 35_000))
-        .unwrap();
-    let applied = wait_until("the second are in force", Duration::from_mins(1), || {
-        status().filter(|s| generation(s) > generation(&applied))
-    })
-    .unwrap();
-    assert_eq!(applied["rules"]["networks"]["used"], 35_000);
-    lab.write_rules("many.yaml", &rules(0, 70_000)).unwrap();
-    let refused = wait_until("the third are refused", Duration::from_mins(1), || {
-        status().filter(|s| s["rules"]["problem"].is_string())
-    })
-    .unwrap();
-    let problem = refused["rules"]["problem"].as_str().unwrap();
-    assert!(
-        problem.contains("do not fit") && problem.contains("70000"),
-        "{problem}"
-    );
-    assert_eq!(refused["rules"]["networks"]["used"], 35_000);
-    assert_eq!(generation(&refused), generation(&applied));
-    assert_eq!(refused["ready"], true, "the old rules are in force");
 }
