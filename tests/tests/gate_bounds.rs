@@ -160,9 +160,9 @@ fn unfinished_requests_of_a_workload_take_a_bounded_share_of_memory_and_give_it_
         .unwrap();
         let last = hoard.lines().pop().unwrap();
         println!(
-            "{what}: {first} {last}, {} MiB resident before, {} MiB allocated at most",
+            "{what}: {first} {last}, {} MiB resident before, {} kB allocated at most",
             before / MIB,
-            most / MIB
+            most / 1000
         );
         assert!(most < MOST, "{what}: {} MiB", most / MIB);
         hoard.end().unwrap();

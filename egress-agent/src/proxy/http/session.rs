@@ -18,8 +18,8 @@ pub(super) struct Session {
     protocol: Protocol,
     pub(super) control: Arc<Control>,
     pub(super) pool: Arc<Pool<RequestBody>>,
-    /// HTTP/2 upstream.
-    pub(super) streams: Arc<Streams>,
+    /// HTTP/2 upstream. Most connections never have any.
+    streams: OnceLock<Arc<Streams>>,
     /// The same for copies of requests: no mirror slows the streams of requests.
     copies: OnceLock<Arc<Streams>>,
     /// Closes the pool with the client connection.
@@ -40,14 +40,13 @@ impl Drop for Closes {
 impl Session {
     pub(super) fn new(client: Client, protocol: Protocol) -> Self {
         let pool = Arc::default();
-        let streams = Arc::new(Streams::new(client.shared.limits.idle_upstreams));
         Self {
             client,
             protocol,
             control: Arc::default(),
             _closes: Some(Closes(Arc::clone(&pool))),
             pool,
-            streams,
+            streams: OnceLock::new(),
             copies: OnceLock::new(),
             tunnel: Mutex::default(),
         }
@@ -55,17 +54,26 @@ impl Session {
 
     /// For the copy of a request: the same client and connections, and nothing else of the client's connection.
     pub(super) fn of_copy(&self) -> Self {
-        let streams = || Arc::new(Streams::new(self.client.shared.limits.idle_upstreams));
+        let copies = self.copies.get_or_init(|| self.new_streams());
         Self {
             client: self.client.clone(),
             protocol: self.protocol,
             control: Arc::default(),
             pool: Arc::clone(&self.pool),
-            streams: Arc::clone(self.copies.get_or_init(streams)),
+            streams: OnceLock::from(Arc::clone(copies)),
             copies: OnceLock::new(),
             _closes: None,
             tunnel: Mutex::default(),
         }
+    }
+
+    fn new_streams(&self) -> Arc<Streams> {
+        Arc::new(Streams::new(self.client.shared.limits.idle_upstreams))
+    }
+
+    /// HTTP/2 upstream.
+    pub(super) fn streams(&self) -> &Streams {
+        self.streams.get_or_init(|| self.new_streams())
     }
 
     /// The version of HTTP that the client speaks, as Envoy names it.
@@ -84,9 +92,9 @@ impl Session {
     /// Gives up what idle upstream connections have in buffers.
     pub(super) async fn rest(&self) {
         self.pool.rest().await;
-        self.streams.rest(&self.client);
-        if let Some(copies) = self.copies.get() {
-            copies.rest(&self.client);
+        let both = [&self.streams, &self.copies];
+        for streams in both.into_iter().filter_map(OnceLock::get) {
+            streams.rest(&self.client);
         }
     }
 

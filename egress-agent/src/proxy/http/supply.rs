@@ -178,7 +178,7 @@ impl<'a> Supply<'a> {
             return Ok(Taken::New(Right::default()));
         }
         let pending = self.needed(Usage::pending)?;
-        let streams = &self.session.streams;
+        let streams = self.session.streams();
         Ok(match streams.take(&self.cluster, address, peer).await {
             Ok(lease) => {
                 // It may have waited for the connection that another request made.
@@ -194,12 +194,12 @@ impl<'a> Supply<'a> {
 
     /// A connection of this client that is open and free.
     async fn kept(&self, address: SocketAddr, peer: Option<&Peer>) -> Option<Carrier<RequestBody>> {
-        let Session { pool, streams, .. } = self.session;
         if self.session.is_http2(&self.cluster) {
+            let streams = self.session.streams();
             let lease = streams.lease(&self.cluster, address, peer);
             return lease.map(Carrier::Http2);
         }
-        let kept = pool.take(&self.cluster, address, peer).await;
+        let kept = self.session.pool.take(&self.cluster, address, peer).await;
         kept.map(Carrier::Http1)
     }
 
@@ -210,10 +210,9 @@ impl<'a> Supply<'a> {
         address: SocketAddr,
         peer: Option<&Peer>,
     ) -> Right<'a> {
-        let streams = &self.session.streams;
         let making = match lost {
             Carrier::Http1(_) => None,
-            Carrier::Http2(_) => Some(streams.replace(&self.cluster, address, peer)),
+            Carrier::Http2(_) => Some(self.session.streams().replace(&self.cluster, address, peer)),
         };
         Right {
             making,
@@ -282,7 +281,7 @@ impl<'a> Supply<'a> {
         let waiting = async {
             loop {
                 let freed = usage.freed();
-                let ended = self.session.streams.freed();
+                let ended = self.session.streams().freed();
                 if let Some(kept) = self.kept(address, peer).await {
                     return Waited::Kept(Box::new(kept));
                 }
