@@ -28,6 +28,15 @@ pub(super) struct Room {
     wanted: Option<Pin<Box<OwnedNotified>>>,
 }
 
+/// The blocks of a buffer with bytes that are not served yet. Every connection has a small one, which is not counted.
+const fn blocks_of(unread: usize) -> usize {
+    if unread < BLOCK {
+        0
+    } else {
+        unread.div_ceil(BLOCK)
+    }
+}
+
 impl Room {
     pub(super) fn new(client: Client) -> Self {
         Self {
@@ -42,7 +51,7 @@ impl Room {
 
     /// Adjusts the blocks to this many unread bytes. False if there are not enough.
     pub(super) fn keep(&mut self, unread: usize) -> bool {
-        let blocks = self.buffers + unread / BLOCK;
+        let blocks = self.buffers + blocks_of(unread);
         self.client.keep_room(&mut self.place, blocks)
     }
 
@@ -58,7 +67,7 @@ impl Room {
         let shared = &self.client.shared;
         let place = self.place.take();
         let place = place.unwrap_or_else(|| shared.memory.none(self.client.share()));
-        let grown = place.grown(self.buffers + unread / BLOCK);
+        let grown = place.grown(self.buffers + blocks_of(unread));
         let growing = timeout(shared.limits.room, grown);
         self.growing = Some(Box::pin(async move { growing.await.ok() }));
         false
