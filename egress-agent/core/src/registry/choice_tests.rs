@@ -3,23 +3,12 @@
 use super::Registry;
 use super::plan::HostPlan;
 use super::scope::Workload;
+use super::test_text::{object, objects};
 use super::update::Change;
 use super::view::{Made, View};
+use crate::istio::Object;
 use crate::istio::stand_in::stand_in;
-use crate::istio::{Object, decode};
 use std::sync::Arc;
-
-fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: {kind}\n\
-         metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
-    )
-}
-
-fn objects(text: &str) -> Vec<Arc<Object>> {
-    let decoded = decode("test.yaml", text);
-    decoded.objects.into_iter().map(Arc::new).collect()
-}
 
 /// What is in force instead of one invalid object.
 fn instead(text: &str) -> Arc<Object> {

@@ -2,23 +2,12 @@
 
 use super::Registry;
 use super::scope::Workload;
+use super::test_text::{object, objects};
 use super::view::View;
+use crate::istio::Object;
 use crate::istio::stand_in::stand_in;
-use crate::istio::{Object, decode};
 use crate::traffic::ClusterPolicy;
 use std::sync::Arc;
-
-fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: {kind}\n\
-         metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
-    )
-}
-
-fn objects(text: &str) -> Vec<Arc<Object>> {
-    let decoded = decode("test.yaml", text);
-    decoded.objects.into_iter().map(Arc::new).collect()
-}
 
 fn rule(name: &str, rest: &str) -> String {
     let spec = format!("{{host: a.x.com, {rest}}}");

@@ -26,6 +26,8 @@ pub mod services;
 mod sidecars;
 mod target;
 #[cfg(test)]
+mod test_text;
+#[cfg(test)]
 mod tests;
 pub mod touched;
 pub mod update;

@@ -3,6 +3,7 @@
 use super::Registry;
 use super::plan::Subset;
 use super::scope::Workload;
+use super::test_text::object;
 use super::view::View;
 use crate::istio::{Object, decode};
 use crate::policy::state::{Settings, State};
@@ -10,13 +11,6 @@ use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-
-fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: networking.istio.io/v1\nkind: {kind}\n\
-         metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
-    )
-}
 
 fn objects(text: &str) -> Vec<Arc<Object>> {
     let decoded = decode("test.yaml", text);
