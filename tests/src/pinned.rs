@@ -3,11 +3,11 @@
 
 use anyhow::{Context as _, Result};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::loaded_programs;
 use egress_ebpf::abi::{
-    ANSWER_NS, Ancestors, FlowKey, FlowOrigin, PeerKey, ProxyPort, SocketState,
+    ANSWER_NS, Ancestors, FlowKey, FlowOrigin, Owner, PeerKey, ProxyPort, SocketState,
 };
 use egress_ebpf::ids::{CgroupId, NetnsCookie};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -55,6 +55,20 @@ pub fn has_owner(bpf_dir: &Path, cgroup: u64) -> Result<bool> {
         Err(MapError::KeyNotFound) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives a cgroup the policy of another one as an agent does first when a workload moves, and stops there, as if the agent
+/// had ended before the verdicts that sockets hold of its former policy are judged again.
+pub fn move_owner_only(bpf_dir: &Path, cgroup: u64, to_that_of: u64) -> Result<()> {
+    let map = MapData::from_pin(abi(bpf_dir)?.join("maps/GENERATION"))?;
+    let mut generation: Array<_, u64> = Map::Array(map).try_into()?;
+    let unsettled = generation.get(&0, 0)? | 1 << 32;
+    generation.set(0, unsettled, 0)?;
+    let mut owners = table::<CgroupId, u64>(bpf_dir, "OWNERS")?;
+    let to = CgroupId(to_that_of);
+    let policy = Owner::policy(to, owners.get(&to, 0)?);
+    let cgroup = CgroupId(cgroup);
+    Ok(owners.insert(cgroup, Owner::entry(cgroup, policy), 0)?)
 }
 
 /// Removes the kernel's entry for the ancestors of a cgroup, as if newer entries had replaced it.

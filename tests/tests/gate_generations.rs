@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use egress_tests::lab::{host, v4, v6};
+use egress_tests::pinned::move_owner_only;
 use egress_tests::place::Place;
 use egress_tests::{Lab, LabOptions, Session, wait_until};
 use std::fs;
@@ -107,4 +108,60 @@ fn a_policy_after_a_restart_is_not_taken_for_the_one_that_a_socket_remembers() {
     }
     println!("generation {remembered} is remembered, {after:?} came after the restart");
     assert!(after.iter().all(|new| *new > remembered), "{after:?}");
+}
+
+/// `former` is in `shop` or in `other`, which lists nothing.
+fn config(former: &str) -> String {
+    format!(
+        "onRemoval: keep
+workloads:
+- {{cgroup: former, namespace: {former}}}
+- {{cgroup: stays, namespace: shop}}
+- {{cgroup: other, namespace: other}}
+"
+    )
+}
+
+#[test]
+fn an_agent_that_ends_while_a_workload_moves_leaves_no_verdict_of_the_former_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.yaml");
+    fs::write(&file, config("shop")).unwrap();
+    let flags = ["--config", file.to_str().unwrap()];
+    let mut lab = Lab::without_agent(LabOptions::flags(&flags)).unwrap();
+    let [former, stays, other] =
+        ["former", "stays", "other"].map(|name| lab.workloads().child(name).unwrap());
+    lab.write_rules("rules.yaml", RULES).unwrap();
+    lab.start_agent().unwrap();
+    generation(&lab, 2);
+    let holding = |cgroup| {
+        let place = Place {
+            cgroup: Some(cgroup),
+            ..lab.client_place()
+        };
+        [v4(host::ECHO), v6(host::ECHO)]
+            .map(|ip| Session::hold_udp(&place, SocketAddr::new(ip, 7)).unwrap())
+    };
+    let (mut moved, mut others) = (holding(&former), holding(&stays));
+    let say = |sockets: &mut [Session; 2], word: &str| {
+        sockets.each_mut().map(|socket| socket.say(word).unwrap())
+    };
+    assert_eq!(say(&mut moved, "first"), ["first"; 2]);
+    assert_eq!(say(&mut others, "first"), ["first"; 2]);
+
+    lab.agent().unwrap().kill().unwrap();
+    fs::write(&file, config("other")).unwrap();
+    let [former, other] = [&former, &other].map(|cgroup| cgroup.id().unwrap());
+    move_owner_only(lab.bpf_dir(), former, other).unwrap();
+    assert_eq!(say(&mut moved, "between"), ["between"; 2]);
+
+    lab.start_agent().unwrap();
+    assert_eq!(say(&mut moved, "after"), ["errno 1"; 2]);
+    assert_eq!(say(&mut others, "after"), ["after"; 2]);
+
+    // It is settled then: a change under `keep` leaves running flows alone, also over a kill.
+    lab.rules("rules.yaml", &streams("shop", 1)).unwrap();
+    lab.agent().unwrap().kill().unwrap();
+    lab.start_agent().unwrap();
+    assert_eq!(say(&mut others, "kept"), ["kept"; 2]);
 }

@@ -7,6 +7,7 @@ use crate::kernel::{NoRoom, Tables};
 use crate::namespaces::{Services, Spaces};
 use crate::sockets::SocketFactory;
 use crate::workloads::{Told, Workloads};
+use anyhow::Context as _;
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::state::{Plan, State, Unlisted};
 use egress_ebpf::ids::PolicyId;
@@ -102,6 +103,17 @@ impl Placing {
             self.tables.apply(&state.poll_ops())?;
             self.ending.end_moved();
         }
+        if self.rejudge.is_settled() {
+            self.tables.settle_owners()?;
+        }
+        Ok(())
+    }
+
+    /// Takes up what an agent that ended too early left to be judged again.
+    pub(super) fn take_up(&mut self) -> anyhow::Result<()> {
+        let left = self.tables.unsettled();
+        self.rejudge
+            .left(left.context("reading whether sockets hold former verdicts")?);
         Ok(())
     }
 

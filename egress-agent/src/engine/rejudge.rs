@@ -39,6 +39,11 @@ impl Rejudge {
         self.next.extend(policies);
     }
 
+    /// Whether nothing is left to be judged again but what [`Self::due`] or [`Self::all`] returned.
+    pub(super) fn is_settled(&self) -> bool {
+        self.next.is_empty() && self.wait.is_none()
+    }
+
     /// Waits for the policies whose sockets can be judged again from here on. Dropping the future loses none.
     pub(super) async fn due(&mut self) -> anyhow::Result<BTreeSet<PolicyId>> {
         if self.wait.is_none() && !self.next.is_empty() {

@@ -40,6 +40,7 @@ impl Engine {
         self.questions.ask(&mut self.state);
         self.wait_for_answers().await;
         previous_stops.await?;
+        self.placing.take_up()?;
         match self.begin_with(None) {
             Ok(()) => self.in_force.begin(rules),
             Err(full) => self.give_way(rules, &full)?,

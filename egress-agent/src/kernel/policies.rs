@@ -1,5 +1,5 @@
-//! The kernel's policies, each one word that a program reads at once, and the highest generation that any
-//! policy has had.
+//! The kernel's policies, each one word that a program reads at once, the highest generation that any policy has had, and
+//! whether sockets may hold verdicts of a policy that their cgroup has left.
 
 use super::mapped::Mapped;
 use super::pins::Pins;
@@ -54,6 +54,10 @@ impl Policies {
     }
 }
 
+/// Beside the highest generation: a cgroup has left its policy, and sockets may still hold verdicts of it that nobody judges
+/// again. Survives an agent that ends in between.
+const UNSETTLED: u64 = 1 << 32;
+
 /// Writes policies.
 pub struct PolicyWriter {
     policies: Policies,
@@ -85,16 +89,38 @@ impl PolicyWriter {
 
     /// The highest generation that a policy has had. No socket remembers a higher one.
     pub fn highest(&self) -> Generation {
-        Generation(u32::try_from(self.known).unwrap_or(u32::MAX))
+        Generation((self.known & !UNSETTLED).try_into().unwrap_or(u32::MAX))
+    }
+
+    /// Notes that a cgroup is about to leave its policy.
+    pub fn unsettle(&mut self) -> anyhow::Result<()> {
+        self.know(self.known | UNSETTLED)
+    }
+
+    /// Notes that no socket holds a verdict of a policy that its cgroup has left.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        self.know(self.known & !UNSETTLED)
+    }
+
+    /// Whether the agent that wrote last ended in between. Reads again what it wrote.
+    pub fn were_unsettled(&mut self) -> anyhow::Result<bool> {
+        self.known = self.highest.get(&0, 0)?;
+        Ok(self.known & UNSETTLED != 0)
+    }
+
+    fn know(&mut self, word: u64) -> anyhow::Result<()> {
+        if self.known != word {
+            self.highest.set(0, word, 0)?;
+            self.known = word;
+        }
+        Ok(())
     }
 
     /// Puts a policy in force, in one write.
     pub fn set(&mut self, id: PolicyId, policy: &Policy) -> anyhow::Result<()> {
         // The generation is stored first, so that no later agent uses it again.
-        if u64::from(policy.generation.0) > self.known {
-            self.known = policy.generation.0.into();
-            self.highest.set(0, self.known, 0)?;
-        }
+        let highest = self.highest().max(policy.generation);
+        self.know(self.known & UNSETTLED | u64::from(highest.0))?;
         self.policies.set(id, *policy);
         Ok(())
     }

@@ -201,6 +201,7 @@ impl Tables {
     /// Sets the policy of a cgroup and of those below it. With `None` they have the policy of the next owner
     /// above, or the default policy.
     pub fn set_owner(&mut self, cgroup: CgroupId, policy: Option<PolicyId>) -> anyhow::Result<()> {
+        self.policies.unsettle()?;
         self.switched = true;
         match policy {
             Some(policy) => self
@@ -209,6 +210,20 @@ impl Tables {
                 .context("the table of owners is full, or cannot be written"),
             None => absent_is_fine(self.owners.remove(&cgroup)),
         }
+    }
+
+    /// Verdicts that sockets stored under policies that their cgroups left are judged again from here on.
+    pub fn settle_owners(&mut self) -> anyhow::Result<()> {
+        self.policies.settle()
+    }
+
+    /// The policies of which sockets may hold such verdicts because the agent that set an owner ended too early: all that
+    /// stand.
+    pub fn unsettled(&mut self) -> anyhow::Result<BTreeSet<PolicyId>> {
+        if self.policies.were_unsettled()? {
+            return Ok(self.policies.read().standing().into_keys().collect());
+        }
+        Ok(BTreeSet::new())
     }
 
     /// Every cgroup that has a policy of its own.

@@ -18,7 +18,8 @@ use egress_ebpf::ids::{CgroupId, NetnsCookie};
 #[map]
 pub static POLICIES: Array<u64> = Array::with_max_entries(MAX_POLICIES, BPF_F_MMAPABLE);
 
-/// The highest generation that a policy has had. The agent writes it before that policy.
+/// The highest generation that a policy has had. The agent writes it before that policy. For agents alone: above its 32
+/// bits, whether sockets may hold verdicts of policies that their cgroups left.
 #[map]
 pub static GENERATION: Array<u64> = Array::with_max_entries(1, 0);
 
