@@ -3,6 +3,7 @@
 use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::rules::{ECHO, GOOGLE_ENTRY};
 use egress_tests::{Lab, wait_until};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -51,6 +52,36 @@ fn a_private_network_that_is_accepted_for_one_host_lists_its_addresses_alone() {
     assert_eq!(errno(near, 7), Some(libc::ENETUNREACH));
     assert_eq!(errno(far, 7), Some(libc::EPERM));
     assert_eq!(errno(near, 443), Some(libc::EPERM));
+}
+
+#[test]
+fn a_private_network_that_is_accepted_no_more_is_denied_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.yaml");
+    fs::write(&file, "privateAnswers: ['echo.example=10.9.8.0/24']\n").unwrap();
+    let flags = [
+        "--allow-private-answers=false",
+        "--config",
+        file.to_str().unwrap(),
+    ];
+    let lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
+    let private: IpAddr = "10.9.8.7".parse().unwrap();
+    lab.dns.set("echo.example", &[private], 30);
+    lab.rules("echo.yaml", ECHO).unwrap();
+    let errno = || {
+        lab.attempt("tcp", SocketAddr::new(private, 7))
+            .unwrap()
+            .errno
+    };
+    // The gate allows it, but the node has no route.
+    assert_eq!(errno(), Some(libc::ENETUNREACH));
+    for (accepted, want) in [
+        ("[]", libc::EPERM),
+        ("['echo.example=10.9.8.7/32']", libc::ENETUNREACH),
+    ] {
+        fs::write(&file, format!("privateAnswers: {accepted}\n")).unwrap();
+        wait_until(accepted, SOON, || (errno() == Some(want)).then_some(())).unwrap();
+    }
 }
 
 #[test]

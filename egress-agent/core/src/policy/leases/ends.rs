@@ -1,6 +1,6 @@
 //! When leases end. A name's first end is noted, not that of each address, so that a longer lease costs nothing.
 
-use super::{Leases, Moved, Name};
+use super::{LeaseSettings, Leases, Moved, Name};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +16,59 @@ impl Name {
 }
 
 impl Leases {
+    /// Sets the settings. Addresses that they do not accept lose their leases: returns their names. If they accept other
+    /// addresses than before, names of which some are or were left out are asked for at once.
+    pub fn set(&mut self, now: Instant, settings: LeaseSettings) -> Moved {
+        let as_before = settings.accepts_as(&self.settings);
+        self.settings = settings;
+        let mut moved = Moved::new();
+        if as_before {
+            return moved;
+        }
+        let names: Vec<Arc<str>> = self.names.keys().cloned().collect();
+        for name in names {
+            let Some(mut state) = self.names.remove(&name) else {
+                continue;
+            };
+            let held = state.lives.keys().copied();
+            let refused: BTreeSet<IpAddr> = held
+                .filter(|ip| self.settings.leaves_out(&name, *ip))
+                .collect();
+            if !refused.is_empty() {
+                self.refuse(&name, &mut state, &refused);
+            }
+            let some_left_out = self.addresses.has_left_out(&name);
+            if let Some(at) = state.ask_at.filter(|_| some_left_out) {
+                self.ask.remove(&(at, Arc::clone(&name)));
+                self.ask.insert((now, Arc::clone(&name)));
+                state.ask_at = Some(now);
+            }
+            self.names.insert(Arc::clone(&name), state);
+            if !refused.is_empty() {
+                moved.insert(name, refused);
+            }
+        }
+        moved
+    }
+
+    /// Ends the leases of addresses that the settings do not accept.
+    fn refuse(&mut self, name: &Arc<str>, state: &mut Name, refused: &BTreeSet<IpAddr>) {
+        for ip in refused {
+            state.lives.remove(ip);
+            self.addresses.release(*ip, name);
+        }
+        state.newest.retain(|ip| !refused.contains(ip));
+        let refused: Vec<IpAddr> = refused.iter().copied().collect();
+        self.addresses.leave_out(name, &refused);
+        self.in_force.set(name, &state.lives);
+        if state.lives.is_empty() {
+            self.addressless.insert(Arc::clone(name));
+        } else if !state.newest.is_empty() || !self.learned.has(name) {
+            self.in_force.set_newest(name, &state.newest);
+        }
+        self.ends_next(name, state);
+    }
+
     /// Removes expired addresses. Call [`Self::sweep`] when that is carried out.
     pub fn handle_timeout(&mut self, now: Instant) -> Moved {
         let mut moved = Moved::new();

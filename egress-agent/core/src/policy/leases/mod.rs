@@ -105,11 +105,6 @@ impl Leases {
         &self.settings
     }
 
-    /// Sets the settings for further answers.
-    pub fn set(&mut self, settings: LeaseSettings) {
-        self.settings = settings;
-    }
-
     #[cfg(test)]
     /// Sets which names are wanted. New ones are asked for at once; those that are gone lose
     /// their leases.

@@ -36,6 +36,11 @@ impl Addresses {
         self.leased.remove(&ip.into(), name);
     }
 
+    /// Whether addresses were left out of a name's newest answer because they are not public.
+    pub(in crate::policy) fn has_left_out(&self, name: &str) -> bool {
+        self.left_out_of.contains_key(name)
+    }
+
     /// Replaces the addresses that were left out of a name's newest answer because they are not public. Returns whether
     /// they are others than before.
     pub(in crate::policy) fn leave_out(&mut self, name: &Arc<str>, addresses: &[IpAddr]) -> bool {

@@ -129,10 +129,12 @@ impl Plan<'_> {
         if state.begun {
             state.owned_before.clear();
         }
-        if back.settings.is_some() {
-            state.leases.set(state.settings.leases.clone());
-        }
         state.ops.extend(std::mem::take(&mut self.ops));
+        if back.settings.is_some() {
+            let refused = state.leases.set(self.now, state.settings.leases.clone());
+            state.relocate(&refused);
+            state.leases.sweep(&refused);
+        }
         state.want(self.now, &back.needs);
         state.handle_timeout(self.now);
     }
@@ -175,7 +177,7 @@ impl State {
         self.planned(now, before, Some(update), None, planned)
     }
 
-    /// Plans other settings: every policy is rebuilt. Leases keep their addresses.
+    /// Plans other settings: every policy is rebuilt. Leases keep the addresses that the settings accept.
     pub fn plan_settings(&mut self, now: Instant, settings: Settings) -> Plan<'_> {
         let before = self.before();
         let held = std::mem::replace(&mut self.settings, settings);

@@ -10,6 +10,7 @@ mod internal;
 mod limits;
 mod mirrors;
 mod plans;
+mod private_answers;
 mod relocated;
 mod take_over;
 mod workloads;
