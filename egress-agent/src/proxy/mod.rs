@@ -14,6 +14,7 @@ mod field_room;
 mod frame_watch;
 mod guard;
 mod http;
+mod http2_memory;
 mod inspect;
 mod limits;
 mod loan;

@@ -5,12 +5,13 @@
 use super::super::judge::Judge;
 use super::super::session::Session;
 use super::pace::{LAST, Pace, Paced};
-use super::room::{ConnectionRoom, SEND_BUFFER, StreamRoom, WINDOW};
+use super::room::{ConnectionRoom, StreamRoom};
 use super::stream::{self, Served};
 use crate::proxy::client::Client;
 use crate::proxy::drain::{ConnectionDrain, FIRST_REQUEST};
 use crate::proxy::field_room::KeptLists;
 use crate::proxy::frame_watch::{FrameWatch, Unruly};
+use crate::proxy::http2_memory::{SEND_BUFFER, WINDOW};
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::places::Place;
 use crate::proxy::stream::Rewound;

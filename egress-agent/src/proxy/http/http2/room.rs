@@ -3,27 +3,17 @@
 //! It allocates nothing itself. A stream without room waits, and is denied after a time limit.
 
 use crate::proxy::client::Client;
+use crate::proxy::http2_memory::{CONNECTION, WINDOW, wide};
 use crate::proxy::places::{BLOCK, Place};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Bytes of all request bodies of a connection that the proxy has not passed on yet, and of those of one stream.
-pub(super) const WINDOW: u32 = 64 * 1024 - 1;
-/// The same of a connection if its workload has memory to spare. With it, one stream whose origin does not read does
+/// The window of a connection if its workload has memory to spare. With it, one stream whose origin does not read does
 /// not stop the others.
-pub(super) const WIDE_WINDOW: u32 = 256 * 1024;
+const WIDE_WINDOW: u32 = 256 * 1024;
 
-/// Bytes of a response that one stream may have in the library.
-pub(super) const SEND_BUFFER: usize = 16 * 1024;
-
-/// Blocks of a connection as long as it lives: the library's buffers to read and to write (16 KiB each), its tables of
-/// field names and values (4 KiB each), and the bodies within [`WINDOW`].
-const CONNECTION: usize = 28;
-/// Further blocks for [`WIDE_WINDOW`].
-const WIDE: usize = (WIDE_WINDOW - WINDOW) as usize / BLOCK;
-
-/// Blocks of a stream: [`SEND_BUFFER`], a frame on its way, the buffers of an HTTP/1.1 connection upstream (8 KiB each to
+/// Blocks of a stream: its send buffer, a frame on its way, the buffers of an HTTP/1.1 connection upstream (8 KiB each to
 /// read and to write), and the proxy's tasks.
 const STREAM: usize = 12;
 
@@ -41,7 +31,7 @@ impl ConnectionRoom {
         let own = timeout(client.shared.limits.room, own).await.ok()?;
         Some(Self {
             _own: own,
-            wide: memory.spare(client.share(), WIDE),
+            wide: memory.spare(client.share(), wide(WIDE_WINDOW)),
         })
     }
 

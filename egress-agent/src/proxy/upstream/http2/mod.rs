@@ -13,8 +13,8 @@ use super::stream::Stream;
 use super::tls::Peer;
 use crate::proxy::client::Client;
 use crate::proxy::frame_watch::FrameWatch;
+use crate::proxy::http2_memory::{CONNECTION, SEND_BUFFER, WINDOW, wide};
 use crate::proxy::observe::DenialReason;
-use crate::proxy::places::BLOCK;
 use crate::proxy::watched::Watched;
 use bytes::Bytes;
 use connection::{Connection, Room};
@@ -31,19 +31,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-/// Bytes of one response that the proxy has not passed on yet, and of all responses of a connection.
-const WINDOW: u32 = 64 * 1024 - 1;
-/// The same of a connection if its workload has memory to spare: over a long way, the window limits the speed.
+/// The window of a connection if its workload has memory to spare: over a long way, the window limits the speed.
 const WIDE_WINDOW: u32 = 1024 * 1024;
-
-/// Bytes of a request that one stream may have in the library.
-const SEND_BUFFER: usize = 16 * 1024;
-
-/// Blocks of a connection: the library's buffers to read and to write (16 KiB each), its tables of field names and
-/// values (4 KiB each), and the bodies within [`WINDOW`].
-pub(super) const BLOCKS: usize = 28;
-/// Further blocks for [`WIDE_WINDOW`].
-const WIDE: usize = (WIDE_WINDOW - WINDOW) as usize / BLOCK;
 
 /// The largest list of header fields of a response (Envoy's `max_response_headers_kb` default).
 const MAX_HEADERS: u32 = 60 * 1024;
@@ -174,12 +163,12 @@ impl Making<'_> {
             address,
         } = connected;
         let memory = &client.shared.memory;
-        let Some(room) = memory.take_many(client.share(), BLOCKS) else {
+        let Some(room) = memory.take_many(client.share(), CONNECTION) else {
             client.deny(DenialReason::MemoryLimit, None);
             let limit = "too much memory of this workload in use";
             return Err(UpstreamReset::Overflow(Some(limit)));
         };
-        let wide = memory.spare(client.share(), WIDE);
+        let wide = memory.spare(client.share(), wide(WIDE_WINDOW));
         let window = wide.as_ref().map_or(WINDOW, |_| WIDE_WINDOW);
         let watch = FrameWatch::of_origin(client, MAX_HEADERS as usize);
         let lists = watch.lists();

@@ -3,10 +3,11 @@
 //! The library keeps what the proxy does not take, within its buffer for a stream.
 
 use crate::proxy::client::Client;
+use crate::proxy::http2_memory::CONNECTION;
 use crate::proxy::observe::DenialReason;
 use crate::proxy::places::Place;
 use crate::proxy::ticket::OwnedTask;
-use crate::proxy::upstream::http2::{BLOCKS, handshake};
+use crate::proxy::upstream::http2::handshake;
 use crate::proxy::upstream::stream::Stream;
 use bytes::{Buf as _, Bytes};
 use egress_core::http::upstream_reset::{UpstreamReset, tunnel_failure};
@@ -54,7 +55,7 @@ pub(super) async fn open(
     stream: Stream,
     tunnel: &Tunnel,
 ) -> Result<Stream, UpstreamReset> {
-    let Some(room) = client.shared.memory.take_many(client.share(), BLOCKS) else {
+    let Some(room) = client.shared.memory.take_many(client.share(), CONNECTION) else {
         client.deny(DenialReason::MemoryLimit, None);
         let limit = "too much memory of this workload in use";
         return Err(UpstreamReset::Overflow(Some(limit)));
