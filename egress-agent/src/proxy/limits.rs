@@ -2,6 +2,7 @@
 //!
 //! The code that uses a resource enforces its bound.
 
+use egress_core::http::MAX_HEAD;
 use std::time::Duration;
 
 /// Bounds of the proxy.
@@ -27,7 +28,7 @@ pub struct Limits {
     /// Time that an HTTP connection may wait for a whole request head, and that any connection may be silent
     /// (Envoy's `idle_timeout` default, for HTTP and TCP).
     pub idle: Duration,
-    /// Bytes of one request head (Envoy's `max_request_headers_kb` default).
+    /// Bytes of one request head.
     pub head: usize,
     /// Bytes of memory over all connections, for requests that are under way, unfinished heads and
     /// buffers of relayed connections; one workload gets a quarter.
@@ -55,7 +56,7 @@ impl Default for Limits {
             name: Duration::from_secs(10),
             connect: Duration::from_secs(10),
             idle: Duration::from_hours(1),
-            head: 60 * 1024,
+            head: MAX_HEAD,
             memory: 160 * 1024 * 1024,
             room: Duration::from_secs(5),
             first_bytes: Duration::from_millis(300),

@@ -31,3 +31,7 @@ pub(crate) mod test_headers;
 pub mod trace;
 pub mod upstream_reset;
 pub mod values;
+
+/// The largest head of a request or of a response, in bytes (Envoy's `max_request_headers_kb` and
+/// `max_response_headers_kb` defaults).
+pub const MAX_HEAD: usize = 60 * 1024;

@@ -1,17 +1,16 @@
 //! Request heads by table. The outcomes are Envoy 1.40's, unless a row says otherwise.
 
 use super::*;
+use crate::http::MAX_HEAD;
 use crate::http::head_reader::{HeadOutcome, HeadReader};
 use crate::http::local_reply::LocalReply;
 
-const LIMIT: usize = 60 * 1024;
-
 /// Reads the head in one piece and byte by byte.
 fn read(bytes: &[u8]) -> HeadOutcome {
-    let mut whole = HeadReader::new(LIMIT);
+    let mut whole = HeadReader::new(MAX_HEAD);
     whole.push(bytes);
     let outcome = whole.next_head();
-    let mut split = HeadReader::new(LIMIT);
+    let mut split = HeadReader::new(MAX_HEAD);
     let by_byte = bytes
         .iter()
         .map(|byte| {
@@ -225,12 +224,12 @@ fn a_head_that_two_readers_could_understand_differently_is_rejected_with_envoys_
             431,
         ),
         (
-            post(&format!("a: {}", "b".repeat(LIMIT))),
+            post(&format!("a: {}", "b".repeat(MAX_HEAD))),
             HeadError::TooLarge,
             431,
         ),
         (
-            get(&format!("GET /{} HTTP/1.1", "b".repeat(LIMIT))),
+            get(&format!("GET /{} HTTP/1.1", "b".repeat(MAX_HEAD))),
             HeadError::TooLarge,
             431,
         ),
@@ -284,7 +283,7 @@ fn what_is_no_head_is_malformed() {
 #[test]
 fn http_1_0_is_read_where_it_is_accepted_and_must_name_a_host() {
     let read = |text: &str| {
-        let mut reader = HeadReader::new(LIMIT).accepting_http10();
+        let mut reader = HeadReader::new(MAX_HEAD).accepting_http10();
         reader.push(text.as_bytes());
         reader.next_head()
     };
@@ -313,7 +312,7 @@ fn http_1_0_is_read_where_it_is_accepted_and_must_name_a_host() {
 
 #[test]
 fn heads_follow_each_other_and_bytes_of_a_body_are_not_among_them() {
-    let mut reader = HeadReader::new(LIMIT);
+    let mut reader = HeadReader::new(MAX_HEAD);
     reader.push(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /2 HT");
     let HeadOutcome::Head(first) = reader.next_head() else {
         panic!();
@@ -334,14 +333,14 @@ fn heads_follow_each_other_and_bytes_of_a_body_are_not_among_them() {
 
 #[test]
 fn an_endless_head_is_rejected_at_the_limit_and_empty_lines_take_no_room() {
-    let mut reader = HeadReader::new(LIMIT);
-    for _ in 0..LIMIT {
+    let mut reader = HeadReader::new(MAX_HEAD);
+    for _ in 0..MAX_HEAD {
         reader.push(b"\r\n");
         assert_eq!(reader.next_head(), HeadOutcome::NeedMore);
     }
     assert!(reader.pending().len() <= 1);
     reader.push(b"GET / HTTP/1.1\r\nA: ");
-    let rejected = (0..LIMIT).find_map(|_| {
+    let rejected = (0..MAX_HEAD).find_map(|_| {
         reader.push(b"b");
         match reader.next_head() {
             HeadOutcome::Rejected(error) => Some(error),

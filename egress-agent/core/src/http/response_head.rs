@@ -3,15 +3,13 @@
 //!
 //! The library drops one of two framings and continues, so the code behind it cannot detect that.
 
+use super::MAX_HEAD;
 use super::hop_by_hop::remove_hop_by_hop;
 use super::request_head::{MAX_HEADERS, first_two, length_of};
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
 use std::mem::MaybeUninit;
 use thiserror::Error;
-
-/// The largest response head (Envoy's `max_response_headers_kb` default).
-pub const MAX_HEAD: usize = 60 * 1024;
 
 /// Why a response is the upstream's protocol error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

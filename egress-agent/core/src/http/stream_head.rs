@@ -111,6 +111,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::MAX_HEAD;
     use http::Request;
 
     fn read(
@@ -123,7 +124,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        let head = read_stream_head(&mut parts, 60 * 1024)?;
+        let head = read_stream_head(&mut parts, MAX_HEAD)?;
         Ok((head, parts))
     }
 
@@ -190,7 +191,7 @@ mod tests {
         assert!(read("GET", "http://a.example/", &many[..96]).is_ok());
         let found = read("GET", "http://a.example/", &many).map(|(head, _)| head);
         assert_eq!(found, Err(HeadError::TooManyHeaders));
-        let long = "x".repeat(60 * 1024);
+        let long = "x".repeat(MAX_HEAD);
         let found = read("GET", "http://a.example/", &[("a", &long)]).map(|(head, _)| head);
         assert_eq!(found, Err(HeadError::TooLarge));
     }

@@ -6,8 +6,9 @@
 use super::stream::Stream;
 use crate::proxy::onward::Onward;
 use crate::proxy::stream::{NARROW, end_of_writes, poll_part};
+use egress_core::http::MAX_HEAD;
 use egress_core::http::looks::Looks;
-use egress_core::http::response_head::{MAX_HEAD, ResponseError, ResponseHead, check_response};
+use egress_core::http::response_head::{ResponseError, ResponseHead, check_response};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;

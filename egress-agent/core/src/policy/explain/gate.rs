@@ -4,6 +4,7 @@
 //! It calls the same decision functions for a flow that does not exist, and has no rules of its own. It writes no text.
 
 use super::DeniedBy;
+use crate::http::MAX_HEAD;
 use crate::http::head_reader::{HeadOutcome, HeadReader};
 use crate::http::headers::receive_request;
 use crate::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
@@ -21,9 +22,6 @@ use egress_ebpf::verdict::{Reason, Verdict};
 use http::header::{HOST, HeaderValue};
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// The largest request head that the proxy accepts. A question is smaller.
-const MAX_HEAD: usize = 60 * 1024;
 
 /// Stands for the random id of a request without one.
 const SOME_ID: &str = "00000000-0000-4000-8000-000000000000";

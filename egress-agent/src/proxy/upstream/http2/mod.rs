@@ -19,6 +19,7 @@ use crate::proxy::watched::Watched;
 use bytes::Bytes;
 use connection::{Connection, Room};
 pub(in crate::proxy) use duplex::Duplex;
+use egress_core::http::MAX_HEAD;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
 use egress_core::traffic::ConnectionPool;
@@ -33,9 +34,6 @@ use tokio::sync::futures::OwnedNotified;
 
 /// The window of a connection if its workload has memory to spare: over a long way, the window limits the speed.
 const WIDE_WINDOW: u32 = 1024 * 1024;
-
-/// The largest list of header fields of a response (Envoy's `max_response_headers_kb` default).
-const MAX_HEADERS: u32 = 60 * 1024;
 
 /// How often a request waits for a connection that another one makes, before it makes its own.
 const WAITS: usize = 3;
@@ -170,7 +168,7 @@ impl Making<'_> {
         };
         let wide = memory.spare(client.share(), wide(WIDE_WINDOW));
         let window = wide.as_ref().map_or(WINDOW, |_| WIDE_WINDOW);
-        let watch = FrameWatch::of_origin(client, MAX_HEADERS as usize);
+        let watch = FrameWatch::of_origin(client, MAX_HEAD);
         let lists = watch.lists();
         let (send, connection) = builder(window)
             .handshake(Watched { stream, watch })
@@ -198,7 +196,7 @@ pub(super) async fn handshake(
     client: &Client,
     stream: Stream,
 ) -> Result<(SendRequest<Bytes>, h2::client::Connection<Watched<Stream>>), h2::Error> {
-    let watch = FrameWatch::of_origin(client, MAX_HEADERS as usize);
+    let watch = FrameWatch::of_origin(client, MAX_HEAD);
     builder(WINDOW).handshake(Watched { stream, watch }).await
 }
 
@@ -209,7 +207,7 @@ fn builder(window: u32) -> Builder {
         .enable_push(false)
         .initial_window_size(window)
         .initial_connection_window_size(window)
-        .max_header_list_size(MAX_HEADERS)
+        .max_header_list_size(MAX_HEAD as u32)
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }
