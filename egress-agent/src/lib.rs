@@ -22,6 +22,7 @@ pub mod keeper;
 pub mod kernel;
 pub mod kubernetes;
 mod listening;
+mod lock;
 mod memory;
 pub mod monitoring;
 pub mod namespaces;

@@ -2,13 +2,14 @@
 //! sockets for a moment ([`super::shared`]), because a socket for each would cost more than all else that a query takes.
 
 use super::shared::{Answer, MOST, NoAnswer, Shared};
+use crate::lock::lock;
 use crate::sockets::SocketFactory;
 use egress_core::dns::query::Question;
 use egress_ebpf::ids::NetnsCookie;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// As many questions of a server at a time have a socket each. Further ones share sockets, and so do those that come
 /// while such a socket takes questions.
@@ -93,10 +94,6 @@ impl Exchange {
         tokio::spawn(Arc::clone(&shared).receive());
         Ok((shared, answer.map_err(io::Error::from)?))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

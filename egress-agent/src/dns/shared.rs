@@ -4,6 +4,7 @@
 //! time to be found out. Owns the socket and which datagram belongs to which question; the core (`dns/question.rs`) decides
 //! whether it is the answer.
 
+use crate::lock::lock;
 use crate::sockets::{Inbox, Outbox, SocketFactory};
 use egress_core::dns::query::Question;
 use egress_core::dns::question::{Fit, fit, message};
@@ -13,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -74,10 +75,6 @@ pub(super) struct Asked {
     unsent: Vec<u16>,
     /// No further question may be asked.
     closed: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {

@@ -1,13 +1,14 @@
 //! The file that keeps the leases for the next agent. It is beside the admin socket, in a folder that, like
 //! the pins, does not survive a reboot. The state machine reads and writes the text.
 
+use crate::lock::lock;
 use crate::state_file;
 use egress_core::policy::leases::InForce;
 use egress_core::policy::leases::store::{MAX_TEXT, Stored};
 use egress_core::policy::state::State;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Delay from an answer with other addresses to the write, which includes later answers too.
@@ -124,10 +125,6 @@ impl File {
         }
         self.failing = result.is_err();
     }
-}
-
-fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
-    file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Time since 1970; zero if the clock is before that.

@@ -6,12 +6,13 @@
 use super::client::Client;
 use super::copy_room::CopyRoom;
 use super::places::BLOCK;
+use crate::lock::lock;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use hyper::http::HeaderMap;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 /// The most bytes that wait (Envoy's `per_connection_buffer_limit_bytes` default).
@@ -56,10 +57,6 @@ struct Queue {
     waker: Option<Waker>,
     /// Of the copy's task.
     watching: Option<Waker>,
-}
-
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Both sides of the body of a copy. `length`: if the request gave one.

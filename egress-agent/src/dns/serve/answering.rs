@@ -6,6 +6,7 @@ use super::observe::{DeniedQuery, QueryResult};
 use super::server::{Learned, Server};
 use super::upstream::{LIMIT, To};
 use super::waiting::{Waiting, Way};
+use crate::lock::lock;
 use egress_core::dns::aliases::Seen;
 use egress_core::dns::answer::{Filtered, Target, filter_message};
 use egress_core::dns::content::{Content, Transport};
@@ -21,7 +22,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -32,10 +33,6 @@ const PATIENCE: Duration = Duration::from_millis(1800);
 const TAKES_OVER: Duration = Duration::from_secs(1);
 /// If as many queries wait, replies are sent together.
 const MANY: usize = 8;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Server {
     /// Takes one query. Appends the reply to `at_once`, or sends it by `way` when a name server has answered. Returns

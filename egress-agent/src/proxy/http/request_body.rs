@@ -4,6 +4,7 @@
 //! It does not know the destination. `kept` holds what a further attempt needs.
 
 use super::kept::Kept;
+use crate::lock::lock;
 use crate::proxy::client::Client;
 use crate::proxy::copy_body::Feed;
 use crate::proxy::message_body::{BodyError, MessageBody};
@@ -15,7 +16,7 @@ use std::convert::Infallible;
 use std::future::{self, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -175,10 +176,6 @@ impl RequestSource {
         }
         future::pending().await
     }
-}
-
-fn lock(source: &Mutex<Source>) -> MutexGuard<'_, Source> {
-    source.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Source {

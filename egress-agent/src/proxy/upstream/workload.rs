@@ -5,12 +5,13 @@
 
 use super::suspects::Suspects;
 use super::usage::Usage;
+use crate::lock::lock;
 use egress_core::routing::{Cluster, Turns, candidates};
 use egress_core::traffic::balance::score;
 use egress_core::traffic::{Balance, Outcome, Outliers};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -61,10 +62,6 @@ impl Drop for Load {
             }
         }
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Workload {

@@ -4,7 +4,8 @@
 
 use super::connection::Connection;
 use super::duplex::Duplex;
-use super::open::{State, lock};
+use super::open::State;
+use crate::lock::lock;
 use crate::proxy::field_room::StreamLists;
 use crate::proxy::message_body::{BodyError, MessageBody, StreamBody};
 use crate::proxy::stream_send::send_data;

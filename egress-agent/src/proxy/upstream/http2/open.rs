@@ -7,7 +7,7 @@ use crate::proxy::upstream::tls::Peer;
 use egress_core::routing::Cluster;
 use egress_core::traffic::{ClusterId, ProxyProtocol};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// The open connections, and those that are being made.
@@ -28,10 +28,6 @@ pub(super) struct Endpoint {
     header: Option<ProxyProtocol>,
     /// Whose certificate was verified, if it is TLS.
     peer: Option<Peer>,
-}
-
-pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
