@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Length of a DNS header (RFC 1035 §4.1.1).
 pub(super) const HEADER: usize = 12;
 /// Length of a question's QTYPE and QCLASS (RFC 1035 §4.1.2).
-const KIND: usize = 4;
+pub(super) const KIND: usize = 4;
 /// Class IN.
 const INTERNET: u16 = 1;
 /// The type of the EDNS record (RFC 6891 §6.1.2).

@@ -2,14 +2,8 @@
 //!
 //! Reads only the header and the question; the resolver library reads the records.
 
-use super::query::Question;
-
-/// Length of a DNS header (RFC 1035 §4.1.1).
-const HEADER: usize = 12;
-/// Length of a question's QTYPE and QCLASS (RFC 1035 §4.1.2).
-const KIND: usize = 4;
-/// Longest label of a name (RFC 1035 §2.3.4). More is a pointer or no label.
-const LABEL: usize = 63;
+use super::query::{HEADER, KIND, Question};
+use super::text::LABEL;
 
 /// The EDNS record of a question: answers of up to 1 232 bytes, as <https://www.dnsflagday.net/2020> recommends.
 const EDNS: [u8; 11] = [0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];

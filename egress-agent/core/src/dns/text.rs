@@ -5,7 +5,7 @@ use hickory_proto::rr::Name;
 use std::sync::Arc;
 
 /// Longest label (RFC 1035 §2.3.4). More is a pointer or no label.
-const LABEL: usize = 63;
+pub(super) const LABEL: usize = 63;
 /// Longest name on the wire, with the length of each label and the final zero (RFC 1035 §2.3.4).
 const NAME: usize = 255;
 
