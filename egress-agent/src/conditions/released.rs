@@ -8,11 +8,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
-const LEASES: Kind = Kind {
-    group: "coordination.k8s.io",
-    versions: &["v1"],
-    plural: "leases",
-};
 /// Changes that wait.
 const WAITING: usize = 4;
 
@@ -47,7 +42,7 @@ impl Released {
         let selection = Selection {
             namespace: Some(api.namespace().to_owned()),
             fields: Some(format!("metadata.name={name}")),
-            ..Selection::all(LEASES)
+            ..Selection::all(Kind::LEASES)
         };
         let (send, mut news) = mpsc::channel::<News<Lease>>(WAITING);
         let (set, free) = watch::channel(false);

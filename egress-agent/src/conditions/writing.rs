@@ -3,8 +3,8 @@
 use super::condition::{Change, Wanted, change, wanted};
 use crate::applied::Applied;
 use crate::kubernetes::{ApiClient, Pause, Problem, random};
-use crate::sources::{GROUP, VERSIONS, plural};
-use egress_core::istio::RuleName;
+use crate::sources::plural;
+use egress_core::istio::{GROUP, RuleName, VERSIONS};
 use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

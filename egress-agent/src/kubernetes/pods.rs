@@ -11,12 +11,6 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
-const PODS: Kind = Kind {
-    group: "",
-    versions: &["v1"],
-    plural: "pods",
-};
-
 /// The kubelet's annotation of a mirror pod (`pkg/kubelet/types/constants.go`): the uid of the static pod, which is a
 /// hash of its manifest.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -82,7 +76,7 @@ pub async fn follow_pods(
         fields: Some(format!("spec.nodeName={node}")),
         // The kubelet of each node asks in the same way. The cache has an index by node.
         freshness: Freshness::Cached,
-        ..Selection::all(PODS)
+        ..Selection::all(Kind::PODS)
     };
     let (sender, mut objects) = mpsc::channel(QUEUE);
     let mut here = Here::new(node);

@@ -17,6 +17,21 @@ pub struct Kind {
     pub plural: &'static str,
 }
 
+impl Kind {
+    /// Pods.
+    pub const PODS: Self = Self {
+        group: "",
+        versions: &["v1"],
+        plural: "pods",
+    };
+    /// Leases.
+    pub const LEASES: Self = Self {
+        group: "coordination.k8s.io",
+        versions: &["v1"],
+        plural: "leases",
+    };
+}
+
 /// How recent the first list must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {

@@ -14,16 +14,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-const PODS: Kind = Kind {
-    group: "",
-    versions: &["v1"],
-    plural: "pods",
-};
-const LEASES: Kind = Kind {
-    group: "coordination.k8s.io",
-    versions: &["v1"],
-    plural: "leases",
-};
 /// News of a kind that wait.
 const WAITING: usize = 64;
 
@@ -112,9 +102,9 @@ pub async fn wait_for_nodes(
         freshness: Freshness::Cached,
         ..Selection::all(kind)
     };
-    let pods = of_agents(PODS, agents.selector.clone());
+    let pods = of_agents(Kind::PODS, agents.selector.clone());
     let mut pods = start::<Pod>(api, pods, &standings, &mut tasks);
-    let leases = of_agents(LEASES, format!("{}={}", LABEL.0, LABEL.1));
+    let leases = of_agents(Kind::LEASES, format!("{}={}", LABEL.0, LABEL.1));
     let mut leases = start::<Lease>(api, leases, &standings, &mut tasks);
     let mut seen = Seen {
         tally: Tally::new(rule, goal),

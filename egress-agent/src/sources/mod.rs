@@ -17,7 +17,7 @@ mod versions;
 mod watch;
 mod writes;
 
-pub use api::{ApiRules, GROUP, Judgement, VERSIONS, follow_api, judge_object, plural, rule_kind};
+pub use api::{ApiRules, Judgement, follow_api, judge_object, plural, rule_kind};
 pub use files::{Reading, SourceFile};
 pub use follow::{Compiled, Feed, Sources, follow};
 pub use objects::{Difference, Objects};

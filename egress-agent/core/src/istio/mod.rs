@@ -19,7 +19,9 @@ pub mod validate;
 pub mod virtual_service;
 pub mod workload_entry;
 
-pub use decode::{Decoded, Kind, Meta, Object, Skipped, Spec, Strictness, decode, decode_as};
+pub use decode::{
+    Decoded, GROUP, Kind, Meta, Object, Skipped, Spec, Strictness, VERSIONS, decode, decode_as,
+};
 pub use message::{Message, Severity};
 pub use place::{is_api, place};
 pub use rule_name::{RuleName, RuleNameError};

@@ -9,7 +9,7 @@ use crate::kubernetes::{
     Standing, follow,
 };
 use crate::sources::versions::Digest;
-use egress_core::istio::Kind;
+use egress_core::istio::{GROUP, Kind, VERSIONS};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -20,10 +20,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// The API group of all kinds.
-pub const GROUP: &str = "networking.istio.io";
-/// Its versions, which have one schema; the first one that the server serves is used.
-pub const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 /// How long the objects of a kind that is not served any more stay in force. A server that starts answers so for some
 /// seconds, and every listed destination would be denied.
 const ABSENT: Duration = Duration::from_mins(10);

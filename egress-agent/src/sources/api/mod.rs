@@ -9,7 +9,7 @@ mod object;
 mod rules;
 mod secrets;
 
-pub use follow::{GROUP, VERSIONS, rule_kind};
+pub use follow::rule_kind;
 pub use object::{Judgement, judge_object, plural};
 pub use rules::ApiRules;
 

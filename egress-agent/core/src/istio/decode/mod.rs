@@ -21,5 +21,5 @@ pub(crate) use mended::mended;
 pub(crate) use suggest::nearest;
 
 pub use documents::documents_within;
-pub use object::{Kind, Meta, Object, Spec};
+pub use object::{GROUP, Kind, Meta, Object, Spec, VERSIONS};
 pub use stream::{At, Decoded, MAX_FILE, Skipped, Strictness, decode, decode_as, decode_part};

@@ -15,12 +15,12 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The API group of all five kinds.
-pub(super) const GROUP: &str = "networking.istio.io";
+pub const GROUP: &str = "networking.istio.io";
 /// Kinds of the group that the gate does not read.
 pub(super) const OTHER_KINDS: [&str; 4] =
     ["Gateway", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"];
-/// Its versions, which share one schema (istio `manifests/charts/base/files/crd-all.gen.yaml`).
-const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
+/// Its versions, which share one schema (istio `manifests/charts/base/files/crd-all.gen.yaml`). The newest is first.
+pub const VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 
 /// Fields of an object (Kubernetes API conventions).
 const TOP_LEVEL: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
