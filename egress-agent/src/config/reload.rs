@@ -2,9 +2,10 @@
 //! Logs the changed fields that need a restart.
 
 use crate::access_log::AccessLog;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Dns, Settings};
 use crate::dns::NameServers;
 use crate::failure::Failure;
+use egress_core::dns::settings::Below;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -89,89 +90,137 @@ pub async fn follow(
     }
 }
 
+/// Sets these fields of a config to the values of the bindings with their names.
+macro_rules! take {
+    ($running:ident from $($field:ident),+ $(,)?) => {
+        $($running.$field.clone_from($field);)+
+    };
+}
+
+/// The names of those fields of a config that differ from the bindings with their names.
+macro_rules! fixed {
+    ($($running:ident).+ from $($name:literal: $field:ident),+ $(,)?) => {
+        fixed!(@($($running).+) $($name: $field),+)
+    };
+    (@$running:tt $($name:literal: $field:ident),+) => {{
+        let mut names = Vec::new();
+        $(if $running.$field != *$field {
+            names.push($name);
+        })+
+        names
+    }};
+}
+
 /// Takes the fields that a running agent can change from `new`. Returns the names of the other fields that
 /// differ.
+///
+/// The pattern names every field, so that a field in neither list does not compile.
 fn take_live(running: &mut Config, new: &Config) -> Vec<&'static str> {
-    macro_rules! take {
-        ($($field:ident).+) => {
-            running.$($field).+.clone_from(&new.$($field).+)
-        };
-    }
-    take!(allow_private_answers);
-    take!(private_answers);
-    take!(internal);
-    take!(outbound_traffic_policy);
-    take!(unlisted_address);
-    take!(mode);
-    take!(deny_errno);
-    take!(workloads);
-    take!(access_log);
-    take!(dns.ca_certificates);
-    take!(dns.min_ttl);
-    take!(dns.grace);
-    let fixed = [
-        ("rules", running.rules != new.rules),
-        ("cgroups", running.cgroups != new.cgroups),
-        ("agentCgroup", running.agent_cgroup != new.agent_cgroup),
-        ("bpfDir", running.bpf_dir != new.bpf_dir),
-        ("dns.servers", running.dns.servers != new.dns.servers),
-        ("dns.intercept", running.dns.intercept != new.dns.intercept),
-        ("dns.denied", running.dns.denied != new.dns.denied),
-        ("dns.types", running.dns.types != new.dns.types),
-        ("dns.search", running.dns.search != new.dns.search),
-        (
-            "dns.clusterDomain",
-            running.dns.cluster_domain != new.dns.cluster_domain,
-        ),
-        (
-            "dns.belowLength",
-            running.dns.below.length != new.dns.below.length,
-        ),
-        (
-            "dns.belowLabels",
-            running.dns.below.labels != new.dns.below.labels,
-        ),
-        (
-            "dns.belowBurst",
-            running.dns.below.burst != new.dns.below.burst,
-        ),
-        (
-            "dns.belowPerMinute",
-            running.dns.below.per_minute != new.dns.below.per_minute,
-        ),
-        (
-            "enterNamespaces",
-            running.enter_namespaces != new.enter_namespaces,
-        ),
-        ("proxyPort", running.proxy_port != new.proxy_port),
-        ("onExit", running.on_exit != new.on_exit),
-        (
-            "drainDeadline",
-            running.drain_deadline != new.drain_deadline,
-        ),
-        ("standby", running.standby != new.standby),
-        ("log", running.log != new.log),
-        ("maxNetworks", running.max_networks != new.max_networks),
-        ("proxyMemory", running.proxy_memory != new.proxy_memory),
-        (
-            "clientCertificates",
-            running.client_certificates != new.client_certificates,
-        ),
-        ("onRemoval", running.on_removal != new.on_removal),
-        (
-            "canaryInterval",
-            running.canary_interval != new.canary_interval,
-        ),
-        ("adminSocket", running.admin_socket != new.admin_socket),
-        ("kubernetes", running.kubernetes != new.kubernetes),
-        (
-            "monitoring.address",
-            running.monitoring_address != new.monitoring_address,
-        ),
-        ("admission", running.admission != new.admission),
-    ];
-    let differ = fixed.into_iter().filter(|(_, differs)| *differs);
-    differ.map(|(name, _)| name).collect()
+    let Config {
+        rules,
+        cgroups,
+        agent_cgroup,
+        bpf_dir,
+        dns,
+        allow_private_answers,
+        private_answers,
+        internal,
+        enter_namespaces,
+        proxy_port,
+        on_exit,
+        drain_deadline,
+        standby,
+        log,
+        access_log,
+        outbound_traffic_policy,
+        unlisted_address,
+        mode,
+        deny_errno,
+        max_networks,
+        proxy_memory,
+        client_certificates,
+        on_removal,
+        canary_interval,
+        admin_socket,
+        monitoring_address,
+        admission,
+        workloads,
+        kubernetes,
+    } = new;
+    take!(running from
+        allow_private_answers,
+        private_answers,
+        internal,
+        outbound_traffic_policy,
+        unlisted_address,
+        mode,
+        deny_errno,
+        workloads,
+        access_log,
+    );
+    let mut fixed = fixed!(running from
+        "rules": rules,
+        "cgroups": cgroups,
+        "agentCgroup": agent_cgroup,
+        "bpfDir": bpf_dir,
+    );
+    fixed.extend(take_live_dns(&mut running.dns, dns));
+    fixed.extend(fixed!(running from
+        "enterNamespaces": enter_namespaces,
+        "proxyPort": proxy_port,
+        "onExit": on_exit,
+        "drainDeadline": drain_deadline,
+        "standby": standby,
+        "log": log,
+        "maxNetworks": max_networks,
+        "proxyMemory": proxy_memory,
+        "clientCertificates": client_certificates,
+        "onRemoval": on_removal,
+        "canaryInterval": canary_interval,
+        "adminSocket": admin_socket,
+        "kubernetes": kubernetes,
+        "monitoring.address": monitoring_address,
+        "admission": admission,
+    ));
+    fixed
+}
+
+/// The same for `dns`.
+fn take_live_dns(running: &mut Dns, new: &Dns) -> Vec<&'static str> {
+    let Dns {
+        servers,
+        ca_certificates,
+        min_ttl,
+        grace,
+        intercept,
+        denied,
+        types,
+        search,
+        cluster_domain,
+        below,
+    } = new;
+    let Below {
+        length,
+        labels,
+        burst,
+        per_minute,
+    } = below;
+    take!(running from ca_certificates, min_ttl, grace);
+    let mut fixed = fixed!(running from
+        "dns.servers": servers,
+        "dns.intercept": intercept,
+        "dns.denied": denied,
+        "dns.types": types,
+        "dns.search": search,
+        "dns.clusterDomain": cluster_domain,
+    );
+    fixed.extend(fixed!(running.below from
+        "dns.belowLength": length,
+        "dns.belowLabels": labels,
+        "dns.belowBurst": burst,
+        "dns.belowPerMinute": per_minute,
+    ));
+    fixed
 }
 
 fn stamp(file: Option<&Path>) -> Stamp {
