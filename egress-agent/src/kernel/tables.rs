@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use egress_core::policy::diff::TableOp;
 use egress_core::policy::room::Room;
-use egress_ebpf::abi::{FlowKey, FlowOrigin, Owner, Policy, ProxyPort};
+use egress_ebpf::abi::{Owner, Policy, ProxyPort};
 use egress_ebpf::ids::{CgroupId, Generation, NetnsCookie, PolicyId, TableId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
@@ -21,7 +21,6 @@ pub struct Tables {
     owners: HashMap<MapData, CgroupId, u64>,
     rules: Rules,
     proxies: HashMap<MapData, NetnsCookie, ProxyPort>,
-    flows: HashMap<MapData, FlowKey, FlowOrigin>,
     listeners: SkStorage<MapData, u32>,
     grace: Grace,
     /// Programs that run may have read a policy's former table, or a cgroup's former policy.
@@ -65,7 +64,6 @@ impl Tables {
             owners: map("OWNERS")?.try_into()?,
             rules: Rules::of(outer, max_networks),
             proxies: map("PROXIES")?.try_into()?,
-            flows: map("FLOWS")?.try_into()?,
             listeners: map("LISTENERS")?.try_into()?,
         })
     }
@@ -233,11 +231,6 @@ impl Tables {
         Ok(entries
             .map(|entry| entry.map(policy))
             .collect::<Result<_, _>>()?)
-    }
-
-    /// The number of flows between their SYN and the end of the handshake.
-    pub fn open_handshakes(&self) -> usize {
-        self.flows.keys().count()
     }
 }
 

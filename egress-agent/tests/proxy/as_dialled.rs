@@ -3,9 +3,7 @@
 use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
-use egress_core::routing::{
-    Cluster, HttpRoute, PortKind, PortRoutes, Split, TlsRoute, VirtualHost,
-};
+use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TlsRoute, VirtualHost};
 use egress_core::traffic::ClusterId;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +16,7 @@ fn as_dialled(origin: SocketAddr, nets: &[&str]) -> PortRoutes {
         nets: nets.iter().map(|net| net.parse().unwrap()).collect(),
         ..Cluster::default()
     });
-    let route = HttpRoute::forwarding(Split::one(Arc::clone(&cluster)));
+    let route = forwarding(Split::one(Arc::clone(&cluster)));
     PortRoutes {
         kind: PortKind::Sniff,
         hosts: vec![Arc::new(VirtualHost {

@@ -3,9 +3,7 @@
 use crate::raw::*;
 use crate::support::*;
 use crate::tls::real_hello;
-use egress_core::routing::{
-    Cluster, HttpRoute, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost,
-};
+use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute, TlsRoute, VirtualHost};
 use egress_core::traffic::{Balance, ClusterId, ClusterPolicy, HashOn};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,7 +39,7 @@ fn named(host: &str, endpoints: &[SocketAddr]) -> Arc<Cluster> {
 }
 
 fn by_host(to: Split) -> PortRoutes {
-    let route = HttpRoute::forwarding(to);
+    let route = forwarding(to);
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {
             host: HOST.into(),

@@ -2,7 +2,7 @@
 
 use crate::raw::{Raw, echo_origin, get as get_http1, raw_origin};
 use crate::streams::{Client, get, ok, origin, read, whole, write};
-use crate::support::{Bed, HOST, PATIENCE, http_port};
+use crate::support::{Bed, HOST, PATIENCE, forwarding, http_port};
 use bytes::Bytes;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::routing::{Cluster, HttpRoute, PortRoutes, Split, VirtualHost};
@@ -35,7 +35,7 @@ pub fn port(
     };
     let route = HttpRoute {
         policy: Arc::new(policy),
-        ..HttpRoute::forwarding(Split::one(Arc::new(cluster)))
+        ..forwarding(Split::one(Arc::new(cluster)))
     };
     let host = VirtualHost {
         host: HOST.into(),

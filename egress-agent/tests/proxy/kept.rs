@@ -2,10 +2,10 @@
 //! and those to former endpoints.
 
 use crate::raw::{Raw, get, raw_origin, refused_address};
-use crate::support::{Bed, HOST, PATIENCE, cluster, destination};
+use crate::support::{Bed, HOST, PATIENCE, cluster, destination, forwarding};
 use bytes::Bytes;
 use egress_agent::proxy::Limits;
-use egress_core::routing::{Cluster, HttpRoute, PortRoutes, Split, VirtualHost};
+use egress_core::routing::{Cluster, PortRoutes, Split, VirtualHost};
 use egress_core::traffic::UpstreamProtocol;
 use h2::server::SendResponse;
 use hyper::Response;
@@ -91,9 +91,7 @@ fn port(clusters: Vec<Cluster>) -> PortRoutes {
         Arc::new(VirtualHost {
             host: cluster.id.host.to_string(),
             nets: vec![],
-            routes: vec![Arc::new(HttpRoute::forwarding(Split::one(Arc::new(
-                cluster,
-            ))))],
+            routes: vec![Arc::new(forwarding(Split::one(Arc::new(cluster))))],
         })
     };
     PortRoutes {

@@ -17,7 +17,7 @@ fn public_only(origin: SocketAddr) -> PortRoutes {
     };
     let route = HttpRoute {
         matches: vec![HttpMatch::new(&matched)],
-        ..HttpRoute::forwarding(Split::one(cluster(HOST, &[origin])))
+        ..forwarding(Split::one(cluster(HOST, &[origin])))
     };
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {

@@ -14,7 +14,7 @@ use egress_core::routing::{
     ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
     VirtualHost,
 };
-use egress_core::traffic::{ClusterId, RoutePolicy};
+use egress_core::traffic::{ClusterId, HttpAction, RoutePolicy};
 use egress_ebpf::ids::{CgroupId, PolicyId};
 use std::collections::BTreeMap;
 use std::io;
@@ -277,6 +277,15 @@ pub fn http_port(host: &str, endpoints: &[SocketAddr], timeout: Option<Duration>
     port_of(host, endpoints, policy)
 }
 
+/// A route that forwards every request, without other settings.
+pub fn forwarding(to: Split) -> HttpRoute {
+    HttpRoute {
+        matches: vec![],
+        action: Ok(HttpAction::Forward(to)),
+        policy: Arc::default(),
+    }
+}
+
 /// A port with one listed host, and the policy of its only route.
 pub fn port_of(host: &str, endpoints: &[SocketAddr], policy: RoutePolicy) -> PortRoutes {
     split_port(host, Split::one(cluster(host, endpoints)), policy)
@@ -286,7 +295,7 @@ pub fn port_of(host: &str, endpoints: &[SocketAddr], policy: RoutePolicy) -> Por
 pub fn split_port(host: &str, to: Split, policy: RoutePolicy) -> PortRoutes {
     let routes = vec![Arc::new(HttpRoute {
         policy: Arc::new(policy),
-        ..HttpRoute::forwarding(to)
+        ..forwarding(to)
     })];
     PortRoutes {
         hosts: vec![Arc::new(VirtualHost {

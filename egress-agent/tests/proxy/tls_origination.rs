@@ -1,10 +1,10 @@
 //! TLS that the proxy originates: requests, relayed bytes, connections that are kept, and failures in Envoy's words.
 
 use crate::raw::{Raw, get, raw_origin};
-use crate::support::{Bed, HOST, destination};
+use crate::support::{Bed, HOST, destination, forwarding};
 use crate::tls_origin::{Authority, Server, policy};
 use egress_agent::proxy::{DenialReason, Limits};
-use egress_core::routing::{Cluster, HttpRoute, PortRoutes, Split, TcpRoute, VirtualHost};
+use egress_core::routing::{Cluster, PortRoutes, Split, TcpRoute, VirtualHost};
 use egress_core::traffic::{
     Authorities, CertificateFiles, ClientCertificate, ClientTls, ClusterId,
 };
@@ -25,9 +25,7 @@ pub fn tls_to(hosts: &[&str], endpoint: SocketAddr, tls: Option<ClientTls>) -> P
         Arc::new(VirtualHost {
             host: (*host).into(),
             nets: vec![],
-            routes: vec![Arc::new(HttpRoute::forwarding(Split::one(Arc::clone(
-                &cluster,
-            ))))],
+            routes: vec![Arc::new(forwarding(Split::one(Arc::clone(&cluster))))],
         })
     };
     PortRoutes {

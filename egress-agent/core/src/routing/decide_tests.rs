@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::HttpRoute;
-use crate::traffic::ClusterId;
+use crate::traffic::{ClusterId, HttpAction};
 use egress_ebpf::ids::PolicyId;
 use http::HeaderMap;
 use std::collections::BTreeMap;
@@ -35,7 +35,11 @@ fn virtual_host(host: &str) -> Arc<VirtualHost> {
     Arc::new(VirtualHost {
         host: host.into(),
         nets: vec![],
-        routes: vec![Arc::new(HttpRoute::forwarding(Split::one(cluster(host))))],
+        routes: vec![Arc::new(HttpRoute {
+            matches: vec![],
+            action: Ok(HttpAction::Forward(Split::one(cluster(host)))),
+            policy: Arc::default(),
+        })],
     })
 }
 

@@ -41,17 +41,6 @@ pub struct HttpRoute {
     pub policy: Arc<RoutePolicy>,
 }
 
-impl HttpRoute {
-    /// Forwards every request, without other settings.
-    pub fn forwarding(to: Split) -> Self {
-        Self {
-            matches: Vec::new(),
-            action: Ok(HttpAction::Forward(to)),
-            policy: Arc::default(),
-        }
-    }
-}
-
 /// One TLS route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsRoute {

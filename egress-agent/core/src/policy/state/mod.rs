@@ -261,11 +261,6 @@ impl State {
         &self.settings
     }
 
-    /// Whether a name is asked for.
-    pub fn resolves(&self, name: &str) -> bool {
-        self.hosts.need(&name.into())
-    }
-
     /// Names without an address.
     pub fn addressless(&self) -> &BTreeSet<Arc<str>> {
         self.leases.addressless()
