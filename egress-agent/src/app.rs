@@ -1,33 +1,27 @@
 //! The composition root: creates and connects the parts of the agent, and ends them. Decides nothing else.
 
-use crate::cluster::Cluster;
+use crate::access_log::AccessLog;
 use crate::config::Config;
-use crate::config::reload::{self, Source};
-use crate::engine::News;
+use crate::config::reload::{self, Source, Takers};
+use crate::engine::Engine;
 use crate::gate::roots::Roots;
 use crate::gate::started::Started;
 use crate::gate::{self, Gate, own, rootwatch};
-use crate::handover::{self, Inheritance};
-use crate::keeper::{Canaries, Keeper};
+use crate::handover::{self, Inheritance, Leaving, standby};
+use crate::keeper::Keeper;
 use crate::kernel;
-use crate::namespaces::Services;
-use crate::observe::counters::Registry;
-use crate::observe::readiness::Board;
 use crate::operate::manager;
-use crate::operate::reporter::Providers;
 use crate::privilege::Needs;
-use crate::proxy;
 use crate::sockets::SocketFactory;
 use crate::sources::{Feed, RuleSet};
-use crate::wiring;
-use crate::workloads::{Identities, Missed};
-use crate::{cgroup2, observe, privilege, standby, stop};
+use crate::wiring::{self, Base, Cluster, Doors, Parts, WatchParts};
+use crate::{cgroup2, observe, privilege, stop};
 use anyhow::Context as _;
 use rustix::thread::CapabilitySet;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Runs the agent until a signal asks it to stop. It closes the gate first, so an error in any later step
 /// leaves the gate closed.
@@ -63,13 +57,13 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
         foreign_cgroups: cgroup2::any_foreign(&roots.paths),
         namespaces: config.enter_namespaces,
     });
-    let runtime = runtime(kept)?;
+    let runtime = privilege::runtime(kept)?;
     let _inside = runtime.enter();
     // The process moves before it creates a socket, because a socket belongs to the cgroup that its process
     // is in at that time.
     let own = own::settle(config, &roots.paths)?;
     kernel::attach_agent(&mut gate.kernel, &own)?;
-    let (cluster, (feed, follower)) = with_less(kept, || {
+    let (cluster, (feed, follower)) = privilege::with_less(kept, || {
         let _inside = runtime.enter();
         let cluster = runtime.block_on(Cluster::begin(config))?;
         let followed = cluster.follow_rules(config)?;
@@ -87,35 +81,6 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
         let result = serve(config, source, &place, gate, feed, inheritance).await;
         follower.abort();
         result
-    })
-}
-
-/// Starts the runtime. Its threads have only the capabilities that the running agent needs. The calling
-/// thread keeps more until it has loaded and attached the programs.
-fn runtime(kept: CapabilitySet) -> anyhow::Result<tokio::runtime::Runtime> {
-    let less = move || {
-        if let Err(error) = privilege::give_up(kept) {
-            tracing::error!(%error, "a thread could not drop capabilities that it does not need");
-        }
-    };
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .on_thread_start(less)
-        .build()
-        .context("starting the runtime")
-}
-
-/// Runs `work` in a thread with the capabilities `kept`; threads that it starts (a file watcher's)
-/// inherit them.
-fn with_less<T: Send>(kept: CapabilitySet, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            privilege::give_up(kept)?;
-            anyhow::Ok(work())
-        });
-        thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("a thread of the start panicked"))?
     })
 }
 
@@ -137,109 +102,132 @@ async fn serve(
     mut feed: Feed<RuleSet>,
     inheritance: Inheritance,
 ) -> anyhow::Result<()> {
-    let (mut kernel, lock) = (gate.kernel, gate.lock);
     // The handlers are set up before the start is announced. The default action of an earlier signal ends
     // the process without a drain.
     let (mut stop, hangup) = (pin!(stop::asked()?), reload::hangup()?);
     let sockets = Arc::new(SocketFactory::new().context("looking at the network namespace")?);
     let previous = inheritance.settle(&sockets).await;
-    let (events, origins) = (kernel.events()?, kernel.origins()?);
-    let program_log = tokio::spawn(kernel.program_log()?.pump());
-    let (board, canaries, came) = (Board::default(), Canaries::default(), Arc::default());
-    let ((ask, asks), (reloaded, configs)) = (mpsc::channel(4), mpsc::channel(1));
-    let (learn, learned) = mpsc::channel(wiring::LEASES);
-    canaries.expect_config(config);
-    let registry = Registry::new(kernel::Counters::open(&kernel.pins)?);
-    let (missed, identities) = (Missed::default(), Identities::default());
-    let owners = wiring::owners(config, &identities)?;
-    let (followed, mut helpers) = wiring::kubernetes(config, &place.cluster, &board);
-    let news = News {
-        asks,
-        configs,
-        pods: followed.pods,
-        learned,
-        came: Arc::clone(&came),
-        missed: missed.clone(),
-        board: board.clone(),
-        canaries: canaries.clone(),
-        counters: registry.own.clone(),
-        identities,
-        cluster: place.cluster.ranges(),
-    };
-    let (proof, sides) = (wiring::proof()?, (&kernel, &sockets));
-    let (mut engine, names) = wiring::engine(config, &place.roots, sides, news, &owners)?;
-    let (access_log, flows) = wiring::flows(&registry.own, &owners, &followed.denials);
-    let dns = wiring::dns_server(config, &kernel, &engine, &names, &flows, learn)?;
-    let own = (&proof, &place.cluster.secrets, dns.as_ref());
-    let shared = wiring::shared(config, &engine, origins, &names, &flows, own)?;
-    let providers = Providers {
-        board: board.clone(),
-        registry: registry.clone(),
+    let base = Base {
+        kernel: gate.kernel,
+        sockets: &sockets,
+        cluster: &place.cluster,
+        roots: &place.roots,
         problem: feed.problem.clone(),
-        engine: ask,
-        applied: engine.applied(),
-        proxy: Arc::clone(&shared),
-        dns: (dns.clone(), names.clone()),
-        kubernetes: followed.standings,
-        cluster: place.cluster.ranges.clone(),
     };
-    let providers = (&place.cluster, providers);
-    wiring::report(config, &kernel, &place.roots.paths, providers, &mut helpers);
+    let (mut parts, services) = wiring::assemble(config, base)?;
 
-    wiring::background(&mut helpers, flows);
-    let ((drain, signal), (accept, accepts)) = (proxy::drain_channel(), watch::channel(false));
-    let services = Services::new(config.proxy_port, (shared, dns), signal, accepts);
-    let (first, applied) = (feed.first(), engine.applied());
-    helpers.spawn(place.cluster.first_rules(&first, applied, board.clone()));
+    let (first, applied) = (feed.first(), parts.engine.applied());
+    let board = parts.watch.board.clone();
+    let known = place.cluster.first_rules(&first, applied, board);
+    parts.helpers.spawn(known);
     // It writes no table before its last wait is over. A previous agent goes on until then.
-    let begin = engine.begin(&first, &sockets, services, previous);
+    let begin = parts.engine.begin(&first, &sockets, services, previous);
     if stop::until_asked(&mut stop, begin).await?.is_none() {
-        return wiring::end_early(config, lock).await;
+        return wiring::end_early(config, gate.lock).await;
     }
     // Later rules replace these in `feed`, and then nothing needs their objects.
     drop(first);
-    accept.send_replace(true);
+    parts.doors.accept.send_replace(true);
     handover::forget_unused(&sockets);
-    let kernel = Arc::new(Mutex::new(kernel));
+    let mut running = begin_keeping(config, place, parts, |takers| {
+        reload::follow(source, config.clone(), hangup, takers)
+    })
+    .await?;
+
+    let result = running.work(stop, feed).await;
+    running.engine.keep_state();
+    // From here on no task attaches a removed link or writes to the kernel.
+    running.helpers.shutdown().await;
+    let leaving = Leaving {
+        engine: &mut running.engine,
+        drain: &running.doors.drain,
+        lock: gate.lock,
+    };
+    let denials = &running.denials;
+    let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort());
+    let (ended, ()) = tokio::join!(ended, place.cluster.resign());
+    running.denials.abort();
+    running.program_log.abort();
+    running.access_log.finish();
+    result.and(ended)
+}
+
+/// An agent whose gate is in force and kept.
+struct Running {
+    engine: Engine,
+    denials: JoinHandle<anyhow::Result<()>>,
+    access_log: Arc<AccessLog>,
+    doors: Doors,
+    program_log: JoinHandle<anyhow::Result<()>>,
+    helpers: JoinSet<()>,
+}
+
+impl Running {
+    /// Runs until a signal asks the agent to stop.
+    async fn work(
+        &mut self,
+        stop: impl Future<Output = &'static str>,
+        feed: Feed<RuleSet>,
+    ) -> anyhow::Result<()> {
+        let work = async {
+            tokio::select! {
+                ended = self.engine.run((feed.current, feed.taken)) => ended,
+                ended = &mut self.denials => ended.unwrap_or_else(|panic| Err(panic.into())),
+            }
+        };
+        stop::until_asked(stop, work).await.map(|_| ())
+    }
+}
+
+/// Begins to watch over the gate, which is in force, and to follow the config with `follow`.
+async fn begin_keeping<F>(
+    config: &Config,
+    place: &Place,
+    parts: Parts,
+    follow: impl FnOnce(Takers) -> F,
+) -> anyhow::Result<Running>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let WatchParts {
+        board,
+        canaries,
+        registry,
+        came,
+        proof,
+    } = parts.watch;
+    let mut helpers = parts.helpers;
+    let kernel = Arc::new(Mutex::new(parts.kernel));
     privilege::give_up(place.kept)?;
-    access_log.apply(config.access_log.as_ref());
+    parts.access_log.apply(config.access_log.as_ref());
     rootwatch::start(&kernel, &place.roots.paths, board.clone(), came)?;
     let keeper = Keeper {
         counters: Arc::clone(&registry.kernel),
-        counted: registry.own.clone(),
+        counted: registry.own,
         proof,
         kernel,
         own: place.own.clone(),
         roots: place.roots.clone(),
         started: place.started.clone(),
         board,
-        canaries: canaries.clone(),
+        canaries,
     };
     keeper.check().await;
     // For the service manager, the agent has started when the gate is closed. The agent is ready later: that
     // needs workloads, which the service manager may start only after this.
     manager::notify_ready();
     helpers.spawn(keeper.keep(config.canary_interval));
-    let to = (reloaded, Arc::clone(&access_log), names);
-    helpers.spawn(reload::follow(source, config.clone(), hangup, to));
-
-    let denials = wiring::denials(&engine, missed, canaries, registry.own, owners);
-    let mut denials = tokio::spawn(denials.noting(followed.denials).follow(events));
-    let work = async {
-        tokio::select! {
-            ended = engine.run((feed.current, feed.taken)) => ended,
-            ended = &mut denials => ended.unwrap_or_else(|panic| Err(panic.into())),
-        }
-    };
-    let result = stop::until_asked(stop, work).await.map(|_| ());
-    engine.keep_state();
-    // From here on no task attaches a removed link or writes to the kernel.
-    helpers.shutdown().await;
-    let leaving = (&mut engine, &drain, lock);
-    let ended = wiring::end(config, leaving, result.is_ok(), || denials.abort());
-    let (ended, ()) = tokio::join!(ended, place.cluster.resign());
-    denials.abort();
-    program_log.abort();
-    access_log.finish();
-    result.and(ended)
+    helpers.spawn(follow(Takers {
+        engine: parts.reloaded,
+        access_log: Arc::clone(&parts.access_log),
+        servers: parts.names,
+    }));
+    Ok(Running {
+        engine: parts.engine,
+        denials: tokio::spawn(parts.denials.follow(parts.events)),
+        access_log: parts.access_log,
+        doors: parts.doors,
+        program_log: parts.program_log,
+        helpers,
+    })
 }

@@ -4,11 +4,13 @@
 use crate::failure::Failure;
 use crate::observe::trouble::Trouble;
 use crate::proxy::Limits;
+use anyhow::Context as _;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
 };
+use tokio::runtime::{Builder, Runtime};
 
 /// Fails with exit code 77 unless programs can be loaded and attached. `CAP_SYS_ADMIN` implies
 /// `CAP_BPF` and `CAP_PERFMON` (`bpf_capable`, `perfmon_capable` in include/linux).
@@ -113,6 +115,38 @@ pub fn give_up(kept: CapabilitySet) -> Result<(), Failure> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).map_err(failed)
+}
+
+/// Starts a runtime whose threads have only the capabilities `kept`. The calling thread keeps more until it has loaded
+/// and attached the programs.
+pub fn runtime(kept: CapabilitySet) -> anyhow::Result<Runtime> {
+    let less = move || {
+        if let Err(error) = give_up(kept) {
+            tracing::error!(%error, "a thread could not drop capabilities that it does not need");
+        }
+    };
+    Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(less)
+        .build()
+        .context("starting the runtime")
+}
+
+/// Runs `work` in a thread with the capabilities `kept`; threads that it starts (a file watcher's)
+/// inherit them.
+pub fn with_less<T: Send>(
+    kept: CapabilitySet,
+    work: impl FnOnce() -> T + Send,
+) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            give_up(kept)?;
+            anyhow::Ok(work())
+        });
+        thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread of the start panicked"))?
+    })
 }
 
 /// Sets `no_new_privs`: a program that the calling thread or a thread that it starts executes gets no

@@ -34,14 +34,24 @@ pub fn hangup() -> std::io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
+/// Who takes a valid version.
+pub struct Takers {
+    /// The engine.
+    pub engine: mpsc::Sender<Config>,
+    /// The access log.
+    pub access_log: Arc<AccessLog>,
+    /// The name servers.
+    pub servers: NameServers,
+}
+
 /// Follows the file and sends each valid version of it to `engine`, to the access log, whose file SIGHUP opens again in any
 /// case, and to the name servers, whose authorities are read again each time. Returns when the engine has ended.
-pub async fn follow(
-    source: Source,
-    mut current: Config,
-    mut hangup: Signal,
-    (engine, access_log, servers): (mpsc::Sender<Config>, Arc<AccessLog>, NameServers),
-) {
+pub async fn follow(source: Source, mut current: Config, mut hangup: Signal, takers: Takers) {
+    let Takers {
+        engine,
+        access_log,
+        servers,
+    } = takers;
     let file = source.file.as_deref();
     let mut seen = stamp(file);
     loop {

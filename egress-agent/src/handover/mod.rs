@@ -20,6 +20,7 @@ mod channel;
 mod inheritance;
 mod leaving;
 mod next;
+pub mod standby;
 
 pub use inheritance::{Inheritance, forget_unused};
 pub use leaving::{APPEARS, Leaving, end, leave};

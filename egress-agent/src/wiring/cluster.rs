@@ -1,90 +1,144 @@
-//! Starts what reads from the Kubernetes API beside the rules, and what publishes in it.
+//! What the agent takes from the Kubernetes API: connects, begins to follow, and says what is missing for readiness.
+//!
+//! Owns no connection. `kubernetes` talks to the server, `sources` makes rules of objects.
 
 use crate::applied::Applied;
-use crate::cluster::Cluster;
-use crate::conditions::keep_conditions;
+use crate::conditions;
 use crate::config::Config;
-use crate::kubernetes::{self, Standings};
-use crate::observe::pod_denials::PodDenials;
-use crate::observe::readiness::Board;
-use crate::pod_events::write_pod_events;
-use crate::rollout::{Place, publish_rules};
-use crate::workloads::PodNews;
+use crate::failure::Failure;
+use crate::kernel::canary;
+use crate::kubernetes::{self, ApiClient, RangeFinder, Ranges, Standings};
+use crate::observe::readiness::{Board, Part};
+use crate::observe::trouble::Trouble;
+use crate::secret_store::SecretStore;
+use crate::sources::{ApiRules, Feed, RuleSet, Sources, follow_api, follow_rules, store};
+use egress_core::istio::is_api;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::interval;
 
-/// What the agent reads from the Kubernetes API.
-pub struct Followed {
-    /// The pods of this node; closed if they are not read.
-    pub pods: mpsc::Receiver<PodNews>,
-    /// How the API answers.
+/// The time that the start waits for the first lists. An agent whose server does not answer begins with the last good
+/// rules.
+const FIRST_LISTS: Duration = Duration::from_secs(1);
+/// Time between two looks at whether the rules are known, until they are.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// See the module.
+pub struct Cluster {
+    /// The client; `None` if the API is not used.
+    pub api: Option<ApiClient>,
+    /// The Secrets that rules may name, of rule files and of the API.
+    pub secrets: Arc<SecretStore>,
+    /// How current the followed kinds are.
     pub standings: Standings,
-    /// Takes denials of pods, for Events on them.
-    pub denials: PodDenials,
+    /// The rules of the API; `None` if none are taken from there.
+    pub rules: Option<ApiRules>,
+    /// How this agent is called among the cluster's agents, if it takes part in an election.
+    pub candidate: Option<String>,
+    /// The cluster's own ranges; `None` if they are not looked for.
+    pub ranges: Option<watch::Receiver<Arc<Ranges>>>,
 }
 
-/// News of pods that wait for the engine.
-const POD_NEWS: usize = 256;
-
-/// Starts what the config asks of the Kubernetes API for this node: follows its pods, and removes its startup taint. The
-/// tasks end with the returned set.
-pub fn kubernetes(config: &Config, cluster: &Cluster, board: &Board) -> (Followed, JoinSet<()>) {
-    let mut helpers = JoinSet::new();
-    let (news, pods) = mpsc::channel(POD_NEWS);
-    let standings = cluster.standings.clone();
-    let mut denials = PodDenials::default();
-    if let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) {
-        if settings.startup_taint {
-            let (node, board) = (settings.node.clone(), board.clone());
-            helpers.spawn(kubernetes::remove_startup_taint(api.clone(), node, board));
-        }
-        if settings.events {
-            denials = PodDenials::gathering();
-            let (node, denials) = (settings.node.clone(), denials.clone());
-            helpers.spawn(write_pod_events(api.clone(), node, denials));
-        }
-        if settings.identity {
-            let (node, standing) = (settings.node.clone(), standings.add("pods"));
-            helpers.spawn(kubernetes::follow_pods(api.clone(), node, standing, news));
-        }
-    }
-    let followed = Followed {
-        pods,
-        standings,
-        denials,
-    };
-    (followed, helpers)
-}
-
-/// Starts what the agent publishes in the Kubernetes API about the rules in force, as the config says.
-pub(super) fn publish(
-    config: &Config,
-    cluster: &Cluster,
-    applied: &watch::Receiver<Arc<Applied>>,
-    helpers: &mut JoinSet<()>,
-) {
-    let (Some(settings), Some(api)) = (&config.kubernetes, &cluster.api) else {
-        return;
-    };
-    if !settings.rules {
-        if settings.conditions || settings.publish.is_some() {
-            tracing::warn!(
-                "kubernetes.conditions and kubernetes.publishRules are about the rules of the API and do nothing here: set \
-                 kubernetes.rules"
-            );
-        }
-        return;
-    }
-    if let Some(candidate) = cluster.candidate.clone() {
-        helpers.spawn(keep_conditions(api.clone(), candidate, applied.clone()));
-    }
-    if let Some(within) = settings.publish {
-        let place = Place {
-            node: settings.node.clone(),
-            pod: settings.pod.clone(),
+impl Cluster {
+    /// Begins to follow what the config says. A server that is away is no error.
+    pub async fn begin(config: &Config) -> anyhow::Result<Self> {
+        let mut cluster = Self {
+            api: None,
+            secrets: Arc::default(),
+            standings: Standings::default(),
+            rules: None,
+            candidate: None,
+            ranges: None,
         };
-        let applied = applied.clone();
-        helpers.spawn(publish_rules(api.clone(), place, within, applied));
+        let Some(settings) = &config.kubernetes else {
+            return Ok(cluster);
+        };
+        let client = kubernetes::connect(settings).await?;
+        cluster.api = Some(client.clone());
+        if settings.cluster_ranges {
+            let reserved = canary::TARGETS.map(|target| target.ip());
+            let finder = RangeFinder::beside(&config.admin_socket, reserved.to_vec());
+            cluster.ranges = Some(finder.ranges());
+            tokio::spawn(finder.run(client.clone(), cluster.standings.clone()));
+        }
+        if settings.rules && settings.conditions {
+            let pod = settings.pod.as_ref().map(|pod| pod.uid.clone());
+            let own = pod.unwrap_or_else(|| kubernetes::random().to_string());
+            cluster.candidate = Some(format!("{}_{own}", settings.node));
+        }
+        if settings.rules {
+            let rules = ApiRules::new(&cluster.standings);
+            let secrets = Arc::clone(&cluster.secrets);
+            tokio::spawn(follow_api(client, rules.clone(), secrets));
+            rules.first_answers(FIRST_LISTS).await;
+            cluster.rules = Some(rules);
+        }
+        Ok(cluster)
     }
+
+    /// Gives up what one agent of the cluster holds, in a bounded time.
+    pub async fn resign(&self) {
+        if let (Some(api), Some(candidate)) = (&self.api, &self.candidate) {
+            conditions::release(api.clone(), candidate.clone()).await;
+        }
+    }
+
+    /// The ranges for the engine; without a cluster there are none.
+    pub fn ranges(&self) -> watch::Receiver<Arc<Ranges>> {
+        let none = || watch::Sender::new(Arc::default()).subscribe();
+        self.ranges.clone().unwrap_or_else(none)
+    }
+
+    /// Loads the rules of files and of the API, and follows them.
+    pub fn follow_rules(
+        &self,
+        config: &Config,
+    ) -> Result<(Feed<RuleSet>, impl Future<Output = ()> + Send + use<>), Failure> {
+        let sources = Sources {
+            paths: config.rules.clone(),
+            api: self.rules.clone(),
+        };
+        let store = store::beside(&config.admin_socket);
+        follow_rules(&sources, &store, config.root_namespace(), &self.secrets)
+    }
+
+    /// Keeps the agent from being ready until the rules of the API are in force, unless those of a previous agent are
+    /// (`first`). Then it returns.
+    pub fn first_rules(
+        &self,
+        first: &RuleSet,
+        applied: watch::Receiver<Arc<Applied>>,
+        board: Board,
+    ) -> impl Future<Output = ()> + use<> {
+        let restored = first.objects.iter().any(|object| is_api(&object.source));
+        let rules = self.rules.clone().filter(|_| !restored);
+        async move {
+            let Some(rules) = rules else {
+                return;
+            };
+            let mut look = interval(LOOK);
+            loop {
+                let missing = rules.missing();
+                let trouble = if !missing.is_empty() {
+                    Some(Trouble::NoRules(missing))
+                } else if !has_answer(&applied.borrow()) {
+                    Some(Trouble::RulesNotInForce)
+                } else {
+                    None
+                };
+                let ends = trouble.is_none();
+                board.set(Part::Rules, trouble);
+                if ends {
+                    return;
+                }
+                look.tick().await;
+            }
+        }
+    }
+}
+
+/// Whether the rules of the API are in force, or do not fit.
+fn has_answer(applied: &Applied) -> bool {
+    !applied.api.is_empty() || applied.problem.is_some()
 }

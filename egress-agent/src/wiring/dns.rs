@@ -68,10 +68,10 @@ impl DnsStreams for DnsConnections {
 }
 
 /// Leases that wait for the engine.
-pub const LEASES: usize = 1024;
+pub(super) const LEASES: usize = 1024;
 
 /// The DNS server of the workloads, if the config wants one. It sends its leases to `learned`.
-pub fn dns_server(
+pub(super) fn dns_server(
     config: &Config,
     kernel: &Kernel,
     engine: &Engine,

@@ -1,12 +1,10 @@
 //! What happens to the gate when a signal ends the agent: it goes to another agent, stays closed or is opened.
 
 use crate::config::{Config, OnExit};
-use crate::engine::Engine;
 use crate::failure::{BUSY, Failure};
 use crate::gate::lock::{Lock, Patience};
 use crate::handover::{self, Leaving};
 use crate::kernel;
-use crate::proxy::Drain;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -14,15 +12,10 @@ use tokio::time::sleep;
 /// gate if the config says so. If it failed, it only drains. `taken` is called when a next agent has appeared.
 pub async fn end(
     config: &Config,
-    (engine, drain, lock): (&mut Engine, &Drain, Lock),
+    leaving: Leaving<'_>,
     asked: bool,
     taken: impl FnMut(),
 ) -> anyhow::Result<()> {
-    let leaving = Leaving {
-        engine,
-        drain,
-        lock,
-    };
     if !asked {
         return handover::end(leaving, config.drain_deadline).await;
     }

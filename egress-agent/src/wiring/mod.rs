@@ -1,26 +1,25 @@
 //! Connects folders that must not know each other: gives the engine its parts of the kernel side and of
 //! the socket factory, and gives the proxy its parts of these and of the engine.
 
+mod assembled;
 mod cluster;
 mod dns;
 mod exit;
+mod kubernetes;
 
-pub use cluster::{Followed, kubernetes};
-pub use dns::{LEASES, dns_server};
+pub(crate) use assembled::{Base, Doors, Parts, WatchParts, assemble};
+pub use cluster::Cluster;
 pub use exit::{end, end_early};
 
 use crate::access_log::AccessLog;
 use crate::admission::serve_reviews;
-use crate::cluster::Cluster;
 use crate::config::{Config, LogFormat, OnRemoval};
 use crate::dns::{NameServers, Resolver, Server};
 use crate::engine::{Ending, Engine, News};
 use crate::gate::roots::Roots;
-use crate::keeper::Canaries;
 use crate::kernel::{Kernel, Live, Origins};
 use crate::monitoring;
 use crate::observe::counters::Counters;
-use crate::observe::denials::Denials;
 use crate::observe::event::Owners;
 use crate::observe::flows::FlowLog;
 use crate::observe::pod_denials::PodDenials;
@@ -31,13 +30,13 @@ use crate::proxy::{
 };
 use crate::secret_store::SecretStore;
 use crate::sockets::SocketFactory;
-use crate::workloads::{Identities, Missed, Sharers};
+use crate::workloads::{Identities, Sharers};
 use crate::{memory, observe};
 use arc_swap::ArcSwap;
-use cluster::publish;
-use dns::DnsConnections;
+use dns::{DnsConnections, LEASES, dns_server};
 use egress_core::policy::leases::{Answer, Failure, InForce, LeaseSettings};
 use egress_ebpf::ids::NetnsCookie;
+use kubernetes::publish;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -111,7 +110,7 @@ impl NameResolver for PublicNames {
 const UPSTREAM_CONNECT: Duration = Duration::from_secs(30);
 
 /// An engine over the kernel's tables, and the name servers that it asks.
-pub fn engine(
+fn engine(
     config: &Config,
     roots: &Roots,
     (kernel, sockets): (&Kernel, &Arc<SocketFactory>),
@@ -136,24 +135,13 @@ pub fn engine(
 }
 
 /// Finds the workloads of cgroups, as the config's log format shows them.
-pub fn owners(config: &Config, identities: &Identities) -> anyhow::Result<Owners> {
+fn owners(config: &Config, identities: &Identities) -> anyhow::Result<Owners> {
     let people = config.log.format == LogFormat::Text;
     Ok(Owners::new(identities.clone())?.for_people(people))
 }
 
-/// The task that logs the kernel's denials with the names that the engine knows.
-pub fn denials(
-    engine: &Engine,
-    missed: Missed,
-    canaries: Canaries,
-    counters: Counters,
-    owners: Owners,
-) -> Denials {
-    Denials::new(engine.published().names, missed, canaries, counters, owners)
-}
-
 /// The access log, which is off, and what the proxy reports to.
-pub fn flows(
+fn flows(
     counters: &Counters,
     owners: &Owners,
     pods: &PodDenials,
@@ -164,21 +152,33 @@ pub fn flows(
 }
 
 /// Starts the tasks that give memory back and report lines that were not logged.
-pub fn background(helpers: &mut JoinSet<()>, flows: Arc<FlowLog>) {
+fn background(helpers: &mut JoinSet<()>, flows: Arc<FlowLog>) {
     helpers.spawn(memory::give_back());
     helpers.spawn(async move { flows.log_repeats().await });
     helpers.spawn(observe::log::report_suppressed());
 }
 
-/// The shared state of the proxy's connections.
-pub fn shared(
-    config: &Config,
-    engine: &Engine,
+/// What the proxy uses besides the engine.
+struct ProxyParts<'a> {
     origins: Origins,
-    servers: &NameServers,
-    flows: &Arc<FlowLog>,
-    (proof, secrets, dns): (&Arc<str>, &Arc<SecretStore>, Option<&Arc<Server>>),
-) -> anyhow::Result<Arc<Shared>> {
+    servers: &'a NameServers,
+    flows: &'a Arc<FlowLog>,
+    /// What it answers the agent's own canaries.
+    proof: &'a Arc<str>,
+    secrets: &'a Arc<SecretStore>,
+    dns: Option<&'a Arc<Server>>,
+}
+
+/// The shared state of the proxy's connections.
+fn shared(config: &Config, engine: &Engine, parts: ProxyParts<'_>) -> anyhow::Result<Arc<Shared>> {
+    let ProxyParts {
+        origins,
+        servers,
+        flows,
+        proof,
+        secrets,
+        dns,
+    } = parts;
     let origins = Arc::new(FlowOrigins {
         kernel: origins,
         sharers: engine.sharers(),
@@ -210,11 +210,12 @@ pub fn shared(
 
 /// Serves the status on the admin socket and, if the config says so, metrics and health over HTTP and the validating webhook.
 /// Publishes in the Kubernetes API what the config says.
-pub fn report(
+fn report(
     config: &Config,
     kernel: &Kernel,
     roots: &[PathBuf],
-    (cluster, providers): (&Cluster, Providers),
+    cluster: &Cluster,
+    providers: Providers,
     tasks: &mut JoinSet<()>,
 ) {
     publish(config, cluster, &providers.applied, tasks);
@@ -229,7 +230,7 @@ pub fn report(
 }
 
 /// A line that no other process knows. The proxy answers the agent's own canaries with it.
-pub fn proof() -> io::Result<Arc<str>> {
+fn proof() -> io::Result<Arc<str>> {
     let mut random = [0; 16];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
     Ok(format!("egress-agent {:032x}\n", u128::from_ne_bytes(random)).into())
