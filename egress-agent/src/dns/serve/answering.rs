@@ -4,6 +4,7 @@ use super::asker::Asker;
 use super::cache::Asked;
 use super::observe::{DeniedQuery, QueryResult};
 use super::server::{Learned, Server};
+use super::under_way::UnderWay;
 use super::upstream::{LIMIT, To};
 use super::waiting::{Waiting, Way};
 use crate::lock::lock;
@@ -19,7 +20,6 @@ use egress_core::dns::stale::stale;
 use egress_core::policy::leases::Lease;
 use egress_core::policy::state::Unlisted;
 use hickory_resolver::proto::op::ResponseCode;
-use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -71,45 +71,15 @@ impl Server {
                 return true;
             }
         }
-        let alias_of = |name: &str| {
-            let aliases = lock(&self.aliases);
-            aliases.names_of(Instant::now(), listing.policy, name)
-        };
-        let forward = match judge_after(listing, &question, alias_of) {
-            Decision::Endpoints(endpoints) => {
-                let (result, content) = self.of_endpoints(&endpoints, &question);
+        let forward = match self.judge(asker, listing, &question) {
+            Ok(forward) => forward,
+            Err((result, content)) => {
                 reply(result, &content, Duration::ZERO);
                 return true;
             }
-            Decision::Local(local) => {
-                let content = Content::local(&question, &local);
-                reply(QueryResult::Local, &content, Duration::ZERO);
-                return true;
-            }
-            Decision::Deny(denial) => {
-                self.deny(asker, &question, &denial.reason, false);
-                let content = Content::empty(denial.code);
-                reply(QueryResult::Denied, &content, Duration::ZERO);
-                return true;
-            }
-            Decision::Forward(forward) => forward,
         };
         let to = self.server_for(&directory, listing, asker, &forward);
-        let key = Asked {
-            share: asker.share,
-            policy: listing.policy,
-            server: match to {
-                To::Configured => None,
-                To::Server(netns, at) => Some((netns, at)),
-            },
-            leased: forward.reach == Reach::Leased,
-            alias_of: forward
-                .alias_of
-                .iter()
-                .map(|n| Arc::clone(&n.name))
-                .collect(),
-            question,
-        };
+        let key = asked(asker, listing, to, &forward, question);
         let kept =
             lock(&self.cache).get(now, &key, directory.version, &forward.services, &in_force);
         if let Some((content, age)) = kept {
@@ -117,12 +87,8 @@ impl Server {
             return true;
         }
         if let Some(denial) = self.exceeds(now, &directory, &forward, &key) {
-            self.deny(asker, &key.question, &denial.reason, false);
-            reply(
-                QueryResult::Denied,
-                &Content::empty(denial.code),
-                Duration::ZERO,
-            );
+            let (result, content) = self.denied(asker, &key.question, &denial);
+            reply(result, &content, Duration::ZERO);
             return true;
         }
         if let Some(reason) = &forward.recorded {
@@ -140,6 +106,25 @@ impl Server {
         };
         self.wait(key, forward, to, Arc::clone(&directory), waiting);
         true
+    }
+
+    /// How a query is forwarded, or the reply that needs no name server.
+    fn judge(
+        &self,
+        asker: &Asker,
+        listing: Listing<'_>,
+        question: &Question,
+    ) -> Result<Forward, (QueryResult, Content)> {
+        let alias_of = |name: &str| {
+            let aliases = lock(&self.aliases);
+            aliases.names_of(Instant::now(), listing.policy, name)
+        };
+        match judge_after(listing, question, alias_of) {
+            Decision::Endpoints(endpoints) => Err(self.of_endpoints(&endpoints, question)),
+            Decision::Local(local) => Err((QueryResult::Local, Content::local(question, &local))),
+            Decision::Deny(denial) => Err(self.denied(asker, question, &denial)),
+            Decision::Forward(forward) => Ok(forward),
+        }
     }
 
     /// The server to ask. A client's own server is asked only if the client may reach it. One of the agent's own is asked
@@ -188,6 +173,17 @@ impl Server {
             || (QueryResult::Failed, Content::empty(ResponseCode::ServFail)),
             |local| (QueryResult::Local, Content::local(question, &local)),
         )
+    }
+
+    /// Logs a denial, and returns its reply.
+    fn denied(
+        &self,
+        asker: &Asker,
+        question: &Question,
+        denial: &Denial,
+    ) -> (QueryResult, Content) {
+        self.deny(asker, question, &denial.reason, false);
+        (QueryResult::Denied, Content::empty(denial.code))
     }
 
     fn deny(&self, asker: &Asker, question: &Question, reason: &Reason, audit: bool) {
@@ -358,25 +354,25 @@ impl Server {
     }
 }
 
-/// A question for which a name server is asked. However that ends, further queries ask again.
-struct UnderWay<'a> {
-    server: &'a Server,
-    asked: &'a Asked,
-}
-
-impl UnderWay<'_> {
-    /// The queries that wait for it.
-    fn end(self) -> Vec<Waiting> {
-        // Once removed, the entry may be that of the next query.
-        let own = ManuallyDrop::new(self);
-        let waiting = lock(&own.server.under_way).remove(own.asked);
-        waiting.unwrap_or_default()
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        lock(&self.server.under_way).remove(self.asked);
+/// What distinguishes the answers to a question.
+fn asked(
+    asker: &Asker,
+    listing: Listing<'_>,
+    to: To,
+    forward: &Forward,
+    question: Question,
+) -> Asked {
+    let aliases = forward.alias_of.iter();
+    Asked {
+        share: asker.share,
+        policy: listing.policy,
+        server: match to {
+            To::Configured => None,
+            To::Server(netns, at) => Some((netns, at)),
+        },
+        leased: forward.reach == Reach::Leased,
+        alias_of: aliases.map(|n| Arc::clone(&n.name)).collect(),
+        question,
     }
 }
 

@@ -17,6 +17,7 @@ mod replies;
 mod server;
 mod shares;
 mod streams;
+mod under_way;
 mod upstream;
 mod waiting;
 

@@ -28,13 +28,14 @@ use egress_core::http::response_head::framing_of_no_body;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, Target};
 use hyper::body::Body as _;
-use hyper::header::{CONTENT_TYPE, SET_COOKIE};
+use hyper::header::{CONTENT_TYPE, HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
 use hyper::http::response;
 use hyper::upgrade::on;
 use hyper::{Request, Response, StatusCode, Version};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Sends one request upstream and returns the client's response.
 pub(super) async fn exchange(
@@ -61,9 +62,7 @@ pub(super) async fn exchange(
     }
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
-        let reason = DenialReason::NotCarriedOut("the rewritten path is not one of a URL".into());
-        client.deny(reason, Some(&asking.authority));
-        return local_response(&LocalReply::bad_request(), ticket);
+        return local_response(&not_carried_out(client, &asking.authority), ticket);
     }
     ticket.sends(&parts, authority(&parts));
     let http2 = session.is_http2(cluster);
@@ -113,31 +112,20 @@ pub(super) async fn exchange(
     // Envoy measures from the end of the request; a websocket's has none.
     let waited = (end.at().filter(|_| !allowed.is_websocket())).map(|at| at.elapsed());
     ticket.answered(response.status().as_u16(), waited);
-    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upgraded = on(&mut response);
     let (mut head, inner) = response.into_parts();
-    keep_framing(&mut head, &ticket.record.method);
-    prepare_response(&mut head.headers, waited, switching);
-    if let Some(cookie) = affinity.set_cookie {
-        head.headers.append(SET_COOKIE, cookie);
-    }
-    // An empty map of extensions takes no memory.
-    if ticket.record.flags != ResponseFlags::default() {
-        head.extensions.insert(ticket.record.flags);
-    }
+    prepare_head(&mut head, waited, affinity.set_cookie, &ticket);
     ticket.answers(&head.headers);
-    if switching {
+    if is_switching(&head) {
         let Some(downstream) = downstream else {
             let reset = UpstreamReset::ProtocolError;
             return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
         };
-        session.control.tunnel();
         let side = match upstream.take_duplex(inner) {
             Some(stream) => UpstreamSide::Http2(stream),
             None => UpstreamSide::Http1(upgraded),
         };
-        let tunnel = OwnedTask(tokio::spawn(tunnel(downstream, side, upstream, ticket)));
-        session.tunnel(tunnel);
+        begin_tunnel(session, tunnel(downstream, side, upstream, ticket));
         return Response::from_parts(head, ReplyBody::Local(None));
     }
     let relay = Relay {
@@ -149,6 +137,42 @@ pub(super) async fn exchange(
         pool: Arc::clone(&session.pool),
     };
     Response::from_parts(head, relay.into_body())
+}
+
+/// Denies a request whose route cannot be carried out. Returns the client's reply.
+fn not_carried_out(client: &Client, authority: &str) -> LocalReply {
+    let reason = DenialReason::NotCarriedOut("the rewritten path is not one of a URL".into());
+    client.deny(reason, Some(authority));
+    LocalReply::bad_request()
+}
+
+/// Lets the connection go on as a tunnel.
+fn begin_tunnel(session: &Session, tunnel: impl Future<Output = ()> + Send + 'static) {
+    session.control.tunnel();
+    session.tunnel(OwnedTask(tokio::spawn(tunnel)));
+}
+
+/// Makes the head of an upstream's response that of the client's. `waited`: the upstream's time.
+fn prepare_head(
+    head: &mut response::Parts,
+    waited: Option<Duration>,
+    set_cookie: Option<HeaderValue>,
+    ticket: &Ticket,
+) {
+    keep_framing(head, &ticket.record.method);
+    let switching = is_switching(head);
+    prepare_response(&mut head.headers, waited, switching);
+    if let Some(cookie) = set_cookie {
+        head.headers.append(SET_COOKIE, cookie);
+    }
+    // An empty map of extensions takes no memory.
+    if ticket.record.flags != ResponseFlags::default() {
+        head.extensions.insert(ticket.record.flags);
+    }
+}
+
+fn is_switching(head: &response::Parts) -> bool {
+    head.status == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// Keeps what a response to a request of this method frames for another one, before `prepare_response` removes it.
