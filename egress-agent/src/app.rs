@@ -78,7 +78,8 @@ pub fn run(config: &Config, source: Source) -> anyhow::Result<()> {
     };
     runtime.block_on(async {
         let follower = tokio::spawn(follower);
-        let result = serve(config, source, &place, gate, feed, inheritance).await;
+        let serving = serve(config, source, &place, gate, feed, inheritance);
+        let result = Box::pin(serving).await;
         follower.abort();
         result
     })
