@@ -42,7 +42,7 @@ struct Known {
 const CAGES: usize = 256;
 /// Delay to a second canary after one with an unexpected outcome: the rules may have changed during
 /// the first.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 impl Canaries {
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -116,7 +116,7 @@ impl Keeper {
             }
             if let Err(error) = self.send_canary(root).await {
                 tracing::debug!(error = format!("{error:#}"), "sending another canary");
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
                 if self.roots.paths[root].exists() {
                     self.send_canary(root).await?;
                 }

@@ -27,9 +27,9 @@ const WHOLE: Duration = Duration::from_secs(10);
 const HEAD_BYTES: usize = 8192;
 const HEAD_FIELDS: usize = 64;
 /// Time between two tries to listen.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Time after a failed accept.
-const REST: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What listens, in words, and the setting that names the address.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ where
                         "cannot listen for {what}; the gate is not affected; trying again"
                     );
                 }
-                sleep(AGAIN).await;
+                sleep(RETRY_INTERVAL).await;
             }
         }
     };
@@ -72,7 +72,7 @@ where
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "accepting a client of {what} failed");
-                sleep(REST).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };

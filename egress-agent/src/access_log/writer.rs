@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time between two looks whether the file was moved, and between two tries to open it.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It ends with the process.
 pub(super) fn start(queue: &Arc<Queue>) {
@@ -71,7 +71,7 @@ impl Writer {
             self.failing = false;
         }
         let now = Instant::now();
-        if self.looked.is_some_and(|at| now - at < LOOK) {
+        if self.looked.is_some_and(|at| now - at < POLL_INTERVAL) {
             return;
         }
         self.looked = Some(now);

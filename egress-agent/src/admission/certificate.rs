@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time between two looks at the files.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// The most bytes of a file.
-const MOST: u64 = 1 << 20;
+const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// See the module.
 pub(super) struct Certificate {
@@ -39,7 +39,9 @@ impl Certificate {
 
     /// The present certificate; `None` if there is none. While the files are invalid the last good one is used.
     pub(super) fn current(&mut self) -> Option<Arc<ServerConfig>> {
-        let due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        let due = self
+            .looked
+            .is_none_or(|looked| looked.elapsed() >= POLL_INTERVAL);
         if due {
             self.looked = Some(Instant::now());
             match self.look() {
@@ -68,7 +70,7 @@ impl Certificate {
     fn read(&self, name: &str) -> Result<Vec<u8>, String> {
         let read = |path: &Path| {
             let size = fs::metadata(path)?.len();
-            if size > MOST {
+            if size > MAX_FILE_SIZE {
                 return Err(std::io::ErrorKind::FileTooLarge.into());
             }
             fs::read(path)

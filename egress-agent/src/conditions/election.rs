@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// The Lease.
 const NAME: &str = "egress-agent-conditions";
 /// The longest time in a Lease that is believed.
-const LONGEST: Duration = Duration::from_mins(10);
+const MAX_LEASE_TIME: Duration = Duration::from_mins(10);
 
 /// Times of an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +195,9 @@ impl Election {
             return true;
         }
         let theirs = spec["leaseDurationSeconds"].as_u64();
-        let theirs = theirs.map(Duration::from_secs).filter(|d| *d <= LONGEST);
+        let theirs = theirs
+            .map(Duration::from_secs)
+            .filter(|d| *d <= MAX_LEASE_TIME);
         let lasts = theirs.map_or(self.times.lease, |theirs| theirs.max(self.times.lease));
         let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
         now.saturating_duration_since(since) >= lasts

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
 /// Changes that wait.
-const WAITING: usize = 4;
+const MAX_PENDING: usize = 4;
 
 #[derive(Deserialize)]
 struct Lease {
@@ -44,7 +44,7 @@ impl Released {
             fields: Some(format!("metadata.name={name}")),
             ..Selection::all(Kind::LEASES)
         };
-        let (send, mut news) = mpsc::channel::<News<Lease>>(WAITING);
+        let (send, mut news) = mpsc::channel::<News<Lease>>(MAX_PENDING);
         let (set, free) = watch::channel(false);
         let standing = Standings::default().add(name);
         let mut tasks = JoinSet::new();

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 const APART: Duration = Duration::from_millis(100);
 /// After this time all objects are read again: others may have removed the condition. With the bound above, two writers that
 /// do not agree write an object once in this time.
-const AGAIN: Duration = Duration::from_mins(10);
+const RESYNC_INTERVAL: Duration = Duration::from_mins(10);
 /// How often an object is read again after another writer was faster.
 const ATTEMPTS: usize = 3;
 
@@ -30,7 +30,7 @@ pub async fn write_conditions(api: &ApiClient, mut applied: watch::Receiver<Arc<
         queue: VecDeque::new(),
     };
     let mut pause = Pause::default();
-    let mut again = Instant::now() + AGAIN;
+    let mut again = Instant::now() + RESYNC_INTERVAL;
     let mut said = None;
     loop {
         writer.want(wanted(&applied.borrow_and_update()));
@@ -61,7 +61,7 @@ pub async fn write_conditions(api: &ApiClient, mut applied: watch::Receiver<Arc<
             },
             () = sleep_until(again) => {
                 writer.done.clear();
-                again = Instant::now() + AGAIN;
+                again = Instant::now() + RESYNC_INTERVAL;
             }
         }
     }

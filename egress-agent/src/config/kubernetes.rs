@@ -17,7 +17,7 @@ const PUBLISH_WITHIN: Duration = Duration::from_secs(5);
 /// Istio's default (`meshConfig.rootNamespace`).
 pub const DEFAULT_ROOT_NAMESPACE: &str = "istio-system";
 /// The longest name of a node: a DNS subdomain (RFC 1123).
-const LONGEST: usize = 253;
+const MAX_NODE_NAME: usize = 253;
 
 /// `kubernetes` of the config file. `{}` is enough in a pod of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
@@ -149,7 +149,7 @@ impl Kubernetes {
             ));
         }
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-        if node.len() > LONGEST || !node.chars().all(allowed) {
+        if node.len() > MAX_NODE_NAME || !node.chars().all(allowed) {
             return Err(Failure::usage(format_args!(
                 "kubernetes.node: `{node}` is not the name of a node: want lower-case letters, digits, `-` and `.`"
             )));

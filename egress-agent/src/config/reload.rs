@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Time between two looks at the file.
-const LOOK: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub async fn follow(source: Source, mut current: Config, mut hangup: Signal, tak
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
-            () = tokio::time::sleep(LOOK) => false,
+            () = tokio::time::sleep(POLL_INTERVAL) => false,
         };
         let now = stamp(file);
         if !asked && now == seen {

@@ -204,14 +204,14 @@ impl FromStr for Span {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let span = parse_duration(s).ok().filter(|span| span.nanos() >= 0);
-        let span = span.map(TimeSpan::duration).filter(|d| *d <= LONGEST);
+        let span = span.map(TimeSpan::duration).filter(|d| *d <= MAX_SPAN);
         span.map(Self)
             .ok_or_else(|| format!("`{s}` is not a duration: want 500ms, 3s, 1m30s, at most 8760h"))
     }
 }
 
 /// A year.
-const LONGEST: Duration = Duration::from_hours(8760);
+const MAX_SPAN: Duration = Duration::from_hours(8760);
 
 /// Parses inside the visitor, so that `serde_yaml` adds the field's path and line to an error.
 struct Parsed<T>(PhantomData<T>);

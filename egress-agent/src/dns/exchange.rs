@@ -1,7 +1,7 @@
 //! Questions over UDP to one server: each has a socket of its own, unless there are many at a time. Then they share
 //! sockets for a moment ([`super::shared`]), because a socket for each would cost more than all else that a query takes.
 
-use super::shared::{Answer, MOST, NoAnswer, Shared};
+use super::shared::{Answer, MAX_SHARERS, NoAnswer, Shared};
 use crate::lock::lock;
 use crate::sockets::SocketFactory;
 use egress_core::dns::query::Question;
@@ -58,7 +58,7 @@ impl Exchange {
             Some(answer) => answer,
             None if others < ALONE => self.put_first(question, 1).await?.1,
             None => {
-                let (shared, answer) = self.put_first(question, MOST).await?;
+                let (shared, answer) = self.put_first(question, MAX_SHARERS).await?;
                 *lock(&self.current) = Some(shared);
                 answer
             }

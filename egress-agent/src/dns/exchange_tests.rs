@@ -22,7 +22,7 @@ async fn shared(server: &Plain) -> Arc<Shared> {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(server.local_addr().unwrap()).await.unwrap();
     let shared = Arc::new(Shared {
-        most: MOST,
+        most: MAX_SHARERS,
         socket,
         server: server.local_addr().unwrap(),
         made: Instant::now(),
@@ -96,10 +96,10 @@ async fn guesses_end_the_questions_of_a_socket_and_a_case_that_is_lost_ends_one(
 async fn a_socket_is_shared_by_a_number_of_questions_for_a_short_time() {
     let server = Plain::bind("127.0.0.1:0").unwrap();
     let full = shared(&server).await;
-    for n in 0..MOST {
+    for n in 0..MAX_SHARERS {
         assert!(full.ask(&question(n)).unwrap().is_some());
     }
-    assert!(full.ask(&question(MOST)).unwrap().is_none());
+    assert!(full.ask(&question(MAX_SHARERS)).unwrap().is_none());
     let old = shared(&server).await;
     tokio::time::sleep(SHARED).await;
     assert!(old.ask(&question(1)).unwrap().is_none());

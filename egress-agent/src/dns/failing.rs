@@ -6,9 +6,9 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Reasons that are logged until the server answers. A server may give a new one for each attempt.
-const MOST: usize = 8;
+const MAX_REASONS: usize = 8;
 /// The most bytes of a reason: a certificate may have any number of names.
-const LONGEST: usize = 400;
+const MAX_REASON_SIZE: usize = 400;
 
 /// See the module.
 pub(super) struct Failing {
@@ -37,7 +37,7 @@ impl Failing {
             reasons[at..].rotate_left(1);
             return;
         }
-        if reasons.len() == MOST {
+        if reasons.len() == MAX_REASONS {
             reasons.pop();
         } else {
             tracing::warn!(
@@ -77,8 +77,8 @@ pub(super) fn reason(error: &io::Error) -> String {
     };
     // Names in a certificate are of the server: nothing of them may begin another line.
     why.retain(|c| !c.is_control());
-    if why.len() > LONGEST {
-        why.truncate(why.floor_char_boundary(LONGEST));
+    if why.len() > MAX_REASON_SIZE {
+        why.truncate(why.floor_char_boundary(MAX_REASON_SIZE));
         why.push_str("...");
     }
     why
@@ -119,7 +119,7 @@ fn certificate(wrong: &CertificateError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failing, LONGEST, MOST, reason};
+    use super::{Failing, MAX_REASON_SIZE, MAX_REASONS, reason};
     use rustls::pki_types::{ServerName, UnixTime};
     use rustls::{CertificateError, Error};
     use std::io;
@@ -150,7 +150,10 @@ mod tests {
             "its certificate is not valid for dns.example, but for a.example, b.example"
         );
         let many = of(other(vec!["evil\nline.example".to_owned(); 1000]));
-        assert!(!many.contains('\n') && many.len() < LONGEST + 10, "{many}");
+        assert!(
+            !many.contains('\n') && many.len() < MAX_REASON_SIZE + 10,
+            "{many}"
+        );
     }
 
     #[test]
@@ -161,11 +164,11 @@ mod tests {
             failing.set(why);
             assert_eq!(failing.why().as_deref(), Some(why));
         }
-        for n in 0..3 * MOST {
+        for n in 0..3 * MAX_REASONS {
             failing.set(&n.to_string());
         }
-        assert_eq!(failing.reasons().len(), MOST);
-        assert_eq!(failing.why(), Some((3 * MOST - 1).to_string()));
+        assert_eq!(failing.reasons().len(), MAX_REASONS);
+        assert_eq!(failing.why(), Some((3 * MAX_REASONS - 1).to_string()));
         failing.end();
         assert_eq!(failing.why(), None);
     }

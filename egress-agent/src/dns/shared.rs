@@ -23,7 +23,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 /// How many questions may share a socket, and for how long.
-pub(super) const MOST: usize = 256;
+pub(super) const MAX_SHARERS: usize = 256;
 pub(super) const SHARED: Duration = Duration::from_millis(200);
 /// The questions of a socket end after this many datagrams that are not answers. Each may be a guess of one of 65 536
 /// ids; a server sends none.

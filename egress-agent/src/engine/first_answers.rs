@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How long to wait for the first answers before the tables are written without the missing ones. Names
 /// that are answered later are added then.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The same if no rule is in force yet: long enough for a near resolver, so that its answers are part of
 /// the first write.
 const PATIENCE_ALONE: Duration = Duration::from_millis(100);
@@ -31,12 +31,12 @@ impl FirstAnswers {
 
     /// Starts the wait. Returns how long the agent's start may wait.
     pub(super) fn begin(&mut self, state: &State) -> Duration {
-        self.until = Some(Instant::now() + PATIENCE);
+        self.until = Some(Instant::now() + TIMEOUT);
         self.look(state);
         if state.lists_nothing() {
             PATIENCE_ALONE
         } else {
-            PATIENCE
+            TIMEOUT
         }
     }
 

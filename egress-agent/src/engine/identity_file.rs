@@ -13,7 +13,7 @@ const HEAD: &str = "egress-agent pods 1";
 /// The last line. Without it the file was cut off.
 const END: &str = "end";
 /// The most bytes of the file: 500 pods with 10 KiB of labels each.
-const MOST: usize = 5 << 20;
+const MAX_FILE_SIZE: usize = 5 << 20;
 /// Delay from a change to the write, which includes later changes too.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -83,7 +83,7 @@ impl IdentityFile {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Pod>> {
-    let Some(text) = state_file::read(path, MOST)? else {
+    let Some(text) = state_file::read(path, MAX_FILE_SIZE)? else {
         return Ok(Vec::new());
     };
     let mut lines = text.lines();
@@ -100,7 +100,7 @@ fn write(path: &Path, pods: &Pods) -> anyhow::Result<()> {
     }
     text.push_str(END);
     text.push('\n');
-    state_file::write(path, &text, MOST).map(drop)
+    state_file::write(path, &text, MAX_FILE_SIZE).map(drop)
 }
 
 #[cfg(test)]
@@ -139,7 +139,7 @@ mod tests {
             &text[10..],
             &text.replace("\"uid\"", "\"id\""),
         ] {
-            state_file::write(&path, wrong, MOST).unwrap();
+            state_file::write(&path, wrong, MAX_FILE_SIZE).unwrap();
             assert!(read(&path).is_err(), "{wrong}");
             assert!(file.restored().is_empty());
         }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Shortest and longest time between two lists: each lists all connections of all namespaces.
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_mins(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_INTERVAL: Duration = Duration::from_mins(1);
 
 /// See the module.
 pub(super) struct Used {
@@ -25,7 +25,7 @@ impl Used {
     pub(super) fn new(now: Instant) -> Self {
         let (found, inbox) = mpsc::unbounded_channel();
         Self {
-            due: Some(now + SHORTEST),
+            due: Some(now + MIN_INTERVAL),
             found,
             inbox,
         }
@@ -62,5 +62,5 @@ impl Used {
 
 /// The time between two lists.
 fn pause(grace: Duration) -> Duration {
-    (grace / 3).clamp(SHORTEST, LONGEST)
+    (grace / 3).clamp(MIN_INTERVAL, MAX_INTERVAL)
 }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Time between two checks without an event.
-const LOOK: Timespec = Timespec {
+const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
@@ -112,7 +112,7 @@ fn arm(queue: &OwnedFd, roots: &[PathBuf]) -> bool {
 }
 
 fn wait(queue: Option<&OwnedFd>, blind: bool) {
-    let limit = if blind { LOOK_BLIND } else { LOOK };
+    let limit = if blind { LOOK_BLIND } else { POLL_INTERVAL };
     let Some(queue) = queue else {
         thread::sleep(std::time::Duration::from_millis(20));
         return;

@@ -15,7 +15,7 @@ use std::path::Path;
 use tokio::io::unix::AsyncFd;
 
 /// Descriptors in one message; the kernel takes 253 (`SCM_MAX_FD` in include/net/scm.h).
-pub const MOST: usize = 64;
+pub const MAX_DESCRIPTORS: usize = 64;
 
 /// The meaning of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub fn call(path: &Path, with: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 fn send(socket: BorrowedFd<'_>, word: Word, with: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !with.is_empty() && !control.push(SendAncillaryMessage::ScmRights(with)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -119,7 +119,7 @@ fn send(socket: BorrowedFd<'_>, word: Word, with: &[BorrowedFd<'_>]) -> io::Resu
 }
 
 fn receive(socket: BorrowedFd<'_>) -> io::Result<(Word, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let read = recvmsg(
@@ -151,7 +151,7 @@ impl Channel {
         Ok(Self(watched(socket)?))
     }
 
-    /// Sends a message with up to [`MOST`] descriptors.
+    /// Sends a message with up to [`MAX_DESCRIPTORS`] descriptors.
     pub async fn send(&self, word: Word, with: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             let mut ready = self.0.writable().await?;

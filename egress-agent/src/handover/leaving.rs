@@ -1,7 +1,7 @@
 //! The leaving agent's side. It serves until the next agent takes over or none has appeared in time. Then
 //! it drains and ends. It does not write to the kernel.
 
-use super::channel::{Channel, MOST, Word, accept, listener};
+use super::channel::{Channel, MAX_DESCRIPTORS, Word, accept, listener};
 use super::socket_beside;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -25,7 +25,7 @@ const TAKES_OVER: Duration = Duration::from_secs(15);
 /// connections until this agent has ended.
 const LAST: Duration = Duration::from_millis(100);
 /// How long the hand-over of the listeners may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of an agent that ends.
 pub struct Leaving<'a> {
@@ -188,7 +188,7 @@ impl Offer {
                 }
             };
             let handed = hand_over(&self.folder, channel, listeners, &mut taken);
-            match timeout(PATIENCE, handed).await {
+            match timeout(TIMEOUT, handed).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "handing over to another agent failed; serving on");
@@ -218,7 +218,7 @@ async fn hand_over(
     }
     taken();
     tracing::info!("handing over to another agent; serving until it is ready");
-    for some in listeners.chunks(MOST) {
+    for some in listeners.chunks(MAX_DESCRIPTORS) {
         channel.send(Word::Listeners, some).await?;
     }
     channel.send(Word::All, &[]).await

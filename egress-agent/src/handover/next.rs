@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long to wait for an answer of the leaving agent.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A leaving agent that knows that this one takes over.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Predecessor {
                 }
             }
         };
-        let result = timeout(PATIENCE, received).await;
+        let result = timeout(TIMEOUT, received).await;
         match result.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
             Ok(received) => Some(received),
             Err(error) => {
@@ -84,7 +84,7 @@ impl StillServing {
                 }
             }
         };
-        match timeout(PATIENCE, asked).await {
+        match timeout(TIMEOUT, asked).await {
             // An error means that the other agent has ended, so it does not accept either.
             Ok(_) => Ok(()),
             Err(_) => Err(Failure {

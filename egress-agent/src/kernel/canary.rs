@@ -38,7 +38,7 @@ const HERE: u8 = 12;
 /// The argument of the canary of the proxy.
 const REDIRECT: &str = "redirect";
 /// How long a redirected canary waits for each step.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The outcome of a canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +148,8 @@ pub fn run(cage: &Path, words: &[String]) -> ExitCode {
 
 fn reached(wanted: &str) -> u8 {
     let read = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&TARGETS[0], PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::connect_timeout(&TARGETS[0], STEP_TIMEOUT)?;
+        stream.set_read_timeout(Some(STEP_TIMEOUT))?;
         let mut words = String::new();
         (&mut stream).take(256).read_to_string(&mut words)?;
         Ok(words)

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The limit of one request.
 const WITHIN: Duration = Duration::from_secs(10);
 /// The most bytes of an object. The API server takes at most 3 MiB in a request; a Node lists up to fifty images.
-const MOST: usize = 4 << 20;
+const MAX_OBJECT_SIZE: usize = 4 << 20;
 
 impl ApiClient {
     /// The namespace of the service account or of the kubeconfig's context.
@@ -55,7 +55,7 @@ impl ApiClient {
         let request = request.body(body.unwrap_or_default());
         let request = request.map_err(|error| Problem::Malformed(error.to_string()))?;
         let answer = self.ask(request, WITHIN).await?;
-        let text = answer.whole(MOST, WITHIN).await?;
+        let text = answer.whole(MAX_OBJECT_SIZE, WITHIN).await?;
         serde_json::from_slice(&text).map_err(|error| Problem::malformed(&error))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The time after which a problem that has not changed is logged again.
-const AGAIN: Duration = Duration::from_mins(10);
+const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
 
 /// All followed kinds. Clones share the list.
 #[derive(Clone, Debug, Default)]
@@ -177,7 +177,7 @@ impl Standing {
             problem: String::new(),
             logged: now,
         });
-        if away.problem == problem && now.duration_since(away.logged) < AGAIN {
+        if away.problem == problem && now.duration_since(away.logged) < REPEAT_INTERVAL {
             return;
         }
         problem.clone_into(&mut away.problem);

@@ -12,16 +12,16 @@ use tokio::time::sleep;
 /// The taint's key.
 pub const KEY: &str = "egress-agent/not-ready";
 /// Time between two looks at the board.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Time between two looks at the node: it registers again, with the taint, after its object was deleted.
-const AGAIN: Duration = Duration::from_mins(5);
+const RECHECK_INTERVAL: Duration = Duration::from_mins(5);
 
 /// Removes the taint from the node whenever the agent is ready. Does not return.
 pub async fn remove_startup_taint(api: ApiClient, node: String, board: Board) {
     let mut pause = Pause::default();
     loop {
         while !board.known().ready() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         match remove(&api, &node).await {
             Ok(removed) => {
@@ -34,7 +34,7 @@ pub async fn remove_startup_taint(api: ApiClient, node: String, board: Board) {
                 }
                 pause.reset();
                 // Half of the time is random, so that the nodes of a cluster do not ask together.
-                sleep(AGAIN.mul_f64(random() / 2.0 + 0.5)).await;
+                sleep(RECHECK_INTERVAL.mul_f64(random() / 2.0 + 0.5)).await;
             }
             Err(problem) => {
                 let next = pause.after(&problem, random());

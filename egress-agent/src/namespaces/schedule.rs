@@ -10,7 +10,7 @@ const FIRST: Duration = Duration::from_millis(2);
 /// [`Schedule::hurry`] changes nothing if a check is due within this time.
 const SOON: Duration = Duration::from_millis(32);
 /// Longest time between two checks.
-const LONGEST: Duration = Duration::from_secs(5);
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Schedule {
 
     /// This cgroup has no process, and the first one will be reported.
     pub fn rest(&mut self, now: Instant, id: CgroupId) {
-        self.put(id, now + LONGEST, LONGEST);
+        self.put(id, now + MAX_INTERVAL, MAX_INTERVAL);
     }
 
     /// Returns cgroups that are due, `most` of them, and sets when each is due again.
@@ -62,7 +62,7 @@ impl Schedule {
             .collect();
         for id in &due {
             if let Some((_, wait)) = self.of.get(id).copied() {
-                self.put(*id, now + wait, (wait * 2).min(LONGEST));
+                self.put(*id, now + wait, (wait * 2).min(MAX_INTERVAL));
             }
         }
         due
@@ -100,7 +100,7 @@ mod tests {
         };
         assert!(within(20) >= 4 && within(2000) >= 10, "{looks:?}");
         let last = looks.windows(2).last().unwrap();
-        assert_eq!(last[1].saturating_sub(last[0]), LONGEST);
+        assert_eq!(last[1].saturating_sub(last[0]), MAX_INTERVAL);
     }
 
     #[test]
@@ -108,10 +108,10 @@ mod tests {
         let start = Instant::now();
         let mut schedule = Schedule::default();
         schedule.start(start, CgroupId(1));
-        schedule.take(start + LONGEST, 9);
+        schedule.take(start + MAX_INTERVAL, 9);
         let mut looks = Vec::new();
         for micros in (0..1_000_000).step_by(100) {
-            let now = start + LONGEST * 2 + Duration::from_micros(micros);
+            let now = start + MAX_INTERVAL * 2 + Duration::from_micros(micros);
             schedule.hurry(now, CgroupId(1));
             looks.extend(schedule.take(now, 9).iter().map(|_| now));
         }
@@ -127,7 +127,7 @@ mod tests {
         schedule.start(start, CgroupId(1));
         assert_eq!(schedule.take(start, 9), [CgroupId(1)]);
         schedule.rest(start, CgroupId(1));
-        assert_eq!(schedule.next(), Some(start + LONGEST));
+        assert_eq!(schedule.next(), Some(start + MAX_INTERVAL));
         schedule.start(start + FIRST, CgroupId(1));
         assert_eq!(schedule.take(start + FIRST, 9), [CgroupId(1)]);
         assert_eq!(schedule.next(), Some(start + FIRST * 2));
@@ -152,9 +152,9 @@ mod tests {
         schedule.start(start, CgroupId(1));
         schedule.start(start, CgroupId(2));
         for step in 0..20 {
-            schedule.take(start + LONGEST * step, 9);
+            schedule.take(start + MAX_INTERVAL * step, 9);
         }
-        let later = start + LONGEST * 30;
+        let later = start + MAX_INTERVAL * 30;
         schedule.take(later, 9);
         schedule.start(later, CgroupId(1));
         assert_eq!(schedule.take(later, 9), [CgroupId(1)]);

@@ -25,7 +25,7 @@ const LINES: u32 = 75;
 /// The most kinds of denials that are remembered, to recognise repeats.
 const KINDS: usize = 1024;
 /// Time between two checks for repeats that are still to be logged.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The most characters of a name that are logged. The longest DNS name with a port is shorter.
 const NAME: usize = 262;
 
@@ -116,7 +116,7 @@ impl FlowLog {
     /// Logs repeats that no further denial of their kind reports. Does not return.
     pub async fn log_repeats(&self) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             self.log_ended(Instant::now());
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The most buckets of one histogram.
-const MOST: usize = 14;
+const MAX_BUCKETS: usize = 14;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub const TIMINGS: [TimingFamily; 3] = [
 #[derive(Debug, Default)]
 struct Histogram {
     /// Not cumulative. One more than the bounds.
-    buckets: [AtomicU64; MOST + 1],
+    buckets: [AtomicU64; MAX_BUCKETS + 1],
     sum_nanoseconds: AtomicU64,
 }
 
@@ -160,7 +160,7 @@ mod tests {
     fn each_histogram_is_at_its_place_and_its_bounds_ascend() {
         for (number, family) in TIMINGS.iter().enumerate() {
             assert_eq!(family.timing as usize, number, "{}", family.name);
-            assert!(family.bounds.is_sorted() && family.bounds.len() <= MOST);
+            assert!(family.bounds.is_sorted() && family.bounds.len() <= MAX_BUCKETS);
         }
     }
 

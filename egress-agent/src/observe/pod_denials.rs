@@ -15,7 +15,7 @@ const KINDS: usize = 8;
 /// A denial is reported after this time, with the repeats until then.
 const FIRST: Duration = Duration::from_secs(1);
 /// Further repeats are reported after this time.
-const AGAIN: Duration = Duration::from_mins(1);
+const REPEAT_INTERVAL: Duration = Duration::from_mins(1);
 /// Without a repeat for this time, the next denial begins a new report.
 const FORGOTTEN: Duration = Duration::from_mins(10);
 /// The most characters of a detail.
@@ -229,7 +229,7 @@ impl Entry {
     fn written(&mut self, count: u64, object: &str, now: Instant) {
         self.reported = count;
         self.written = Some(object.to_owned());
-        self.next = now + AGAIN;
+        self.next = now + REPEAT_INTERVAL;
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -275,10 +275,14 @@ mod tests {
             "not written yet"
         );
         table.change(&due.id, |entry| entry.written(1000, "e", start + FIRST));
-        assert_eq!(table.due(start + FIRST + AGAIN), None, "nothing since");
+        assert_eq!(
+            table.due(start + FIRST + REPEAT_INTERVAL),
+            None,
+            "nothing since"
+        );
         note(&mut table, start + FIRST * 2, 1, 80);
         assert_eq!(table.due(start + FIRST * 3), None, "once a minute");
-        let due = table.due(start + FIRST + AGAIN).unwrap();
+        let due = table.due(start + FIRST + REPEAT_INTERVAL).unwrap();
         assert_eq!((due.count, due.written.as_deref()), (1001, Some("e")));
         note(&mut table, start + FORGOTTEN * 2, 1, 80);
         let due = table.due(start + FORGOTTEN * 2 + FIRST).unwrap();

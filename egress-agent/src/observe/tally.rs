@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most combinations that are counted apart.
-const MOST: usize = 1000;
+const MAX_ENTRIES: usize = 1000;
 /// A combination without a denial for so long gives its place to another one.
 const UNUSED: Duration = Duration::from_hours(1);
 /// The namespace of workloads that no entry and no API object names.
@@ -45,10 +45,10 @@ impl Tally {
     /// Counts `more` denials.
     pub fn add(&self, mut which: Denied, more: u64, now: Instant) {
         let mut all = self.lock();
-        if !all.contains_key(&which) && all.len() >= MOST {
+        if !all.contains_key(&which) && all.len() >= MAX_ENTRIES {
             let used = |last: Instant| now.saturating_duration_since(last) < UNUSED;
             all.retain(|_, counted| used(counted.last));
-            if all.len() >= MOST {
+            if all.len() >= MAX_ENTRIES {
                 which.namespace = OTHER.into();
             }
         }
@@ -94,11 +94,11 @@ mod tests {
     #[test]
     fn their_number_is_bounded_and_unused_ones_make_room() {
         let (tally, start) = (Tally::default(), Instant::now());
-        for n in 0..MOST + 50 {
+        for n in 0..MAX_ENTRIES + 50 {
             tally.add(denied(&format!("ns-{n}")), 1, start);
         }
         let counts = tally.counts();
-        assert_eq!(counts.len(), MOST + 1, "and one for the others");
+        assert_eq!(counts.len(), MAX_ENTRIES + 1, "and one for the others");
         assert!(counts.contains(&(denied(OTHER), 50)));
         let later = start + UNUSED;
         tally.add(denied("new"), 1, later);

@@ -1,7 +1,7 @@
 //! The Unix socket on which a running agent answers requests. It has mode 0600, and the peer must be root
 //! or the agent's own user.
 
-use super::request::{PATIENCE, Request};
+use super::request::{Request, TIMEOUT};
 use anyhow::Context as _;
 use std::fs;
 use std::io::ErrorKind;
@@ -16,7 +16,7 @@ const MAX_REQUEST: u64 = 8192;
 /// Time between two checks that the socket exists.
 const GONE: Duration = Duration::from_secs(2);
 /// Time between two tries to accept.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Listens on the socket. Replaces the socket of an agent that has ended.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
@@ -60,14 +60,14 @@ where
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let answered = tokio::time::timeout(PATIENCE, answer(stream, &reply)).await;
+                let answered = tokio::time::timeout(TIMEOUT, answer(stream, &reply)).await;
                 if let Ok(Err(error)) = answered {
                     tracing::debug!(%error, "an admin client disconnected");
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting on the admin socket failed");
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         }
     }

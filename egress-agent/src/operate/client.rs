@@ -1,6 +1,6 @@
 //! Asks a running agent on its admin socket, for `status`, `wait` and `explain`.
 
-use super::request::{Asked, Explained, PATIENCE, Request};
+use super::request::{Asked, Explained, Request, TIMEOUT};
 use super::status::Status;
 use crate::applied::RuleState;
 use crate::failure::{ABSENT, Failure};
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Time between two status requests of [`wait`].
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Asks a running agent for its status.
 pub fn ask(path: &Path) -> anyhow::Result<Status> {
@@ -40,7 +40,7 @@ fn request<T: serde::de::DeserializeOwned>(path: &Path, request: &Request) -> an
             _ => Failure::finding(format_args!("{shown}: {e}; asking the agent")),
         }
     })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let document = serde_json::to_vec(request)?;
     let mut exchange = || {
         stream.write_all(&document)?;
@@ -73,7 +73,7 @@ pub fn wait(path: &Path, limit: Duration, closed: bool) -> anyhow::Result<()> {
         if Instant::now() >= until {
             return Err(Failure::finding(format_args!("not ready after {limit:?}: {why}")).into());
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -96,7 +96,7 @@ pub fn wait_rule(path: &Path, limit: Duration, rule: &RuleName, goal: Goal) -> a
         if Instant::now() >= until {
             return Err(Failure::finding(format_args!("{rule}: {why} (waited {limit:?})")).into());
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt as _;
 /// The first descriptor that is passed (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
 /// The most descriptors that are taken.
-const MOST: i32 = 4096;
+const MAX_DESCRIPTORS: i32 = 4096;
 /// Descriptors in one message: the listeners of one namespace.
 const IN_ONE: usize = 2;
 
@@ -55,7 +55,8 @@ pub fn kept() -> Vec<OwnedFd> {
     };
     let own = i32::try_from(std::process::id()).ok();
     let (pid, count) = (number("LISTEN_PID"), number("LISTEN_FDS"));
-    let Some(count) = count.filter(|count| pid == own && (1..=MOST).contains(count)) else {
+    let Some(count) = count.filter(|count| pid == own && (1..=MAX_DESCRIPTORS).contains(count))
+    else {
         return Vec::new();
     };
     let take = |raw: i32| {

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long an exchange may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a client asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 /// Time between two looks for reports.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Events of this node: one in this time, after so many at once.
 const EACH: Duration = Duration::from_secs(2);
 const AT_ONCE: u32 = 20;
@@ -25,7 +25,7 @@ pub async fn write_pod_events(api: ApiClient, node: String, denials: PodDenials)
         let early = ahead - now;
         let free = early <= EACH * (AT_ONCE - 1);
         let Some(due) = denials.due(now).filter(|_| free) else {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
             continue;
         };
         ahead += EACH;

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes of one read: a usual ClientHello fits, and a request keeps little of its body while it waits for memory.
-const MOST: usize = 2048;
+const READ_SIZE: usize = 2048;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ impl Ahead {
         let bytes = &mut self.bytes;
         // Read aside, so that a hello takes one read and no more memory than its length.
         poll_fn(|cx| {
-            let mut aside = [MaybeUninit::uninit(); MOST];
+            let mut aside = [MaybeUninit::uninit(); READ_SIZE];
             let mut buffer = ReadBuf::uninit(&mut aside);
             ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
             let fresh = buffer.filled();

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 /// The most bytes that wait (Envoy's `per_connection_buffer_limit_bytes` default).
-const MOST: usize = 1024 * 1024;
+const MAX_BUFFERED: usize = 1024 * 1024;
 /// Bytes that are kept and sent together, at most.
 const SEGMENT: usize = 16 * 1024;
 
@@ -115,7 +115,7 @@ impl Queue {
                 _ => {
                     let size = data.len().clamp(BLOCK, SEGMENT);
                     let blocks = self.room.blocks() + size.div_ceil(BLOCK);
-                    if blocks > MOST / BLOCK || !self.room.resize(blocks) {
+                    if blocks > MAX_BUFFERED / BLOCK || !self.room.resize(blocks) {
                         return false;
                     }
                     self.segments.push_back(Vec::with_capacity(size));

@@ -21,10 +21,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How long a client has to send the start of its request and to read the reply.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The most bytes of a client that are read at a time.
-const LOOK: usize = 1024;
+const READ_SIZE: usize = 1024;
 
 /// Writes what fits into a new socket's buffer. Does not wait, so the reactor need not know the socket. Ignores
 /// errors.
@@ -53,7 +53,7 @@ fn reading(client: &Client) -> Reading {
 /// Sends an HTTP client the reason why it is not served, and closes the connection.
 pub(super) async fn tell(client: Client, mut stream: TcpStream, _place: Place) {
     // The connection ends in any case.
-    let _ = timeout(PATIENCE, async {
+    let _ = timeout(TIMEOUT, async {
         if !speaks_http(&client, &mut stream).await? {
             return Ok(());
         }
@@ -65,7 +65,7 @@ pub(super) async fn tell(client: Client, mut stream: TcpStream, _place: Place) {
         stream.shutdown().await?;
         // Reads the rest first: closing with unread bytes would reset the connection, and the client would lose
         // the reply.
-        let mut thrown_away = [0; LOOK];
+        let mut thrown_away = [0; READ_SIZE];
         while stream.read(&mut thrown_away).await? > 0 {}
         io::Result::Ok(())
     })
@@ -78,11 +78,11 @@ async fn speaks_http(client: &Client, stream: &mut TcpStream) -> io::Result<bool
     if let Some(step) = reading.unread() {
         return Ok(is_http(&step));
     }
-    let mut bytes = [0; LOOK];
+    let mut bytes = [0; READ_SIZE];
     let mut read = 0;
     loop {
         match sniff(&bytes[..read]) {
-            Sniffed::NeedMore if read < LOOK => {}
+            Sniffed::NeedMore if read < READ_SIZE => {}
             // The parser rejects a request line of this length.
             Sniffed::NeedMore => return Ok(matches!(reading, Reading::Names(_))),
             found => return Ok(is_http(&reading.first_bytes(found))),

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// The longest name of an object.
-const LONGEST: usize = 253;
+const MAX_NAME: usize = 253;
 
 /// Whose report it is.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ async fn write(api: &ApiClient, place: &Place, report: &Report) -> Result<(), Pr
 /// A node's name may be as long as that of the object.
 fn name(node: &str) -> String {
     let mut name = format!("egress-agent-{node}");
-    name.truncate(LONGEST);
+    name.truncate(MAX_NAME);
     name
 }
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 /// News of a kind that wait.
-const WAITING: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// The pods of the agents.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ fn start<K: Object>(
     tasks: &mut JoinSet<()>,
 ) -> mpsc::Receiver<News<K>> {
     let standing: Standing = standings.add(selection.kind.plural);
-    let (send, news) = mpsc::channel(WAITING);
+    let (send, news) = mpsc::channel(MAX_PENDING);
     tasks.spawn(follow(api.clone(), selection, standing, send));
     news
 }

@@ -6,18 +6,18 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 /// Datagrams of one call. More make a single one no cheaper.
-const MOST: usize = 32;
+const MAX_DATAGRAMS: usize = 32;
 /// Longer datagrams are cut off. A query with a name of 255 bytes and an EDNS record with padding is shorter.
-const LONGEST: usize = 4096;
+const MAX_DATAGRAM_SIZE: usize = 4096;
 /// Room for the control message with the mark, in 8 bytes each.
 const CONTROL: usize = 8;
 
 /// Datagrams that were received together.
 pub struct Inbox {
     bytes: Vec<u8>,
-    from: [libc::sockaddr_storage; MOST],
-    control: [[u64; CONTROL]; MOST],
-    headers: [libc::mmsghdr; MOST],
+    from: [libc::sockaddr_storage; MAX_DATAGRAMS],
+    control: [[u64; CONTROL]; MAX_DATAGRAMS],
+    headers: [libc::mmsghdr; MAX_DATAGRAMS],
     /// The length, the sender and the mark of each.
     received: Vec<(Option<usize>, SocketAddr, u32)>,
 }
@@ -36,13 +36,13 @@ pub struct Received<'a> {
 impl Default for Inbox {
     fn default() -> Self {
         Self {
-            bytes: vec![0; MOST * LONGEST],
+            bytes: vec![0; MAX_DATAGRAMS * MAX_DATAGRAM_SIZE],
             // SAFETY: integers only.
             from: unsafe { std::mem::zeroed() },
-            control: [[0; CONTROL]; MOST],
+            control: [[0; CONTROL]; MAX_DATAGRAMS],
             // SAFETY: integers, and pointers that no call reads before they are set.
             headers: unsafe { std::mem::zeroed() },
-            received: Vec::with_capacity(MOST),
+            received: Vec::with_capacity(MAX_DATAGRAMS),
         }
     }
 }
@@ -52,11 +52,11 @@ impl Inbox {
     pub fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<bool> {
         self.received.clear();
         // SAFETY: integers and pointers, which are set below.
-        let mut parts: [libc::iovec; MOST] = unsafe { std::mem::zeroed() };
-        for (at, bytes) in self.bytes.chunks_exact_mut(LONGEST).enumerate() {
+        let mut parts: [libc::iovec; MAX_DATAGRAMS] = unsafe { std::mem::zeroed() };
+        for (at, bytes) in self.bytes.chunks_exact_mut(MAX_DATAGRAM_SIZE).enumerate() {
             parts[at] = libc::iovec {
                 iov_base: bytes.as_mut_ptr().cast(),
-                iov_len: LONGEST,
+                iov_len: MAX_DATAGRAM_SIZE,
             };
             let header = &mut self.headers[at].msg_hdr;
             header.msg_name = (&raw mut self.from[at]).cast();
@@ -71,7 +71,7 @@ impl Inbox {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
-                MOST as libc::c_uint,
+                MAX_DATAGRAMS as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -83,12 +83,12 @@ impl Inbox {
             let from = address(from).ok_or(io::ErrorKind::InvalidData)?;
             self.received.push((length, from, mark_of(&header.msg_hdr)));
         }
-        Ok(count == MOST)
+        Ok(count == MAX_DATAGRAMS)
     }
 
     /// The datagrams of the last call.
     pub fn received(&self) -> impl Iterator<Item = Received<'_>> {
-        let bytes = self.bytes.chunks_exact(LONGEST);
+        let bytes = self.bytes.chunks_exact(MAX_DATAGRAM_SIZE);
         let each = self.received.iter().zip(bytes);
         each.map(|(&(length, from, mark), bytes)| Received {
             payload: length.and_then(|length| bytes.get(..length)),
@@ -127,9 +127,9 @@ impl Outbox {
     /// Sends all of them without waiting. Calls `failed` for one that cannot be sent, with its place. If the socket has no
     /// room, the rest is dropped, as the network may do.
     pub fn send(&mut self, socket: &impl AsRawFd, mut failed: impl FnMut(usize, io::Error)) {
-        for (n, some) in self.to.chunks(MOST).enumerate() {
+        for (n, some) in self.to.chunks(MAX_DATAGRAMS).enumerate() {
             send(socket, &self.bytes, some, |at, error| {
-                failed(n * MOST + at, error);
+                failed(n * MAX_DATAGRAMS + at, error);
             });
         }
         self.to.clear();
@@ -145,9 +145,9 @@ fn send(
 ) {
     // SAFETY: integers and pointers, which are set below.
     let (mut names, mut parts, mut headers): (
-        [libc::sockaddr_storage; MOST],
-        [libc::iovec; MOST],
-        [libc::mmsghdr; MOST],
+        [libc::sockaddr_storage; MAX_DATAGRAMS],
+        [libc::iovec; MAX_DATAGRAMS],
+        [libc::mmsghdr; MAX_DATAGRAMS],
     ) = unsafe { std::mem::zeroed() };
     for (at, (to, range)) in datagrams.iter().enumerate() {
         let payload = &bytes[range.clone()];
@@ -251,7 +251,7 @@ fn address(from: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Inbox, LONGEST, MOST, Outbox, address, put};
+    use super::{Inbox, MAX_DATAGRAM_SIZE, MAX_DATAGRAMS, Outbox, address, put};
     use std::io;
     use std::net::{SocketAddr, UdpSocket};
 
@@ -267,7 +267,7 @@ mod tests {
             let (one, other) = pair(at);
             let (mut outbox, mut inbox) = (Outbox::default(), Inbox::default());
             let to = one.local_addr().unwrap();
-            let many = MOST + 5;
+            let many = MAX_DATAGRAMS + 5;
             for n in 0..many {
                 outbox.add(Some(to), |bytes| bytes.resize(bytes.len() + 1 + n, n as u8));
             }
@@ -309,7 +309,7 @@ mod tests {
         let (one, other) = pair("127.0.0.1:0");
         let (mut outbox, mut inbox) = (Outbox::default(), Inbox::default());
         let to = one.local_addr().unwrap();
-        outbox.add(Some(to), |bytes| bytes.resize(LONGEST + 1, 1));
+        outbox.add(Some(to), |bytes| bytes.resize(MAX_DATAGRAM_SIZE + 1, 1));
         outbox.add("[::1]:9".parse().ok(), |bytes| bytes.push(2));
         outbox.add(Some(to), |bytes| bytes.push(3));
         let mut failed = Vec::new();

@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 /// include/uapi/asm-generic/socket.h; since Linux 5.19.
 const SO_RCVMARK: libc::c_int = 75;
 /// Bytes of datagrams that may wait in one socket, as the kernel counts them: about 5 000 queries.
-const WAITING: libc::c_int = 4 << 20;
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct DnsSockets {
 /// Sets the options of a socket of the DNS server.
 pub(super) fn prepare(socket: &impl AsFd) -> io::Result<()> {
     set(socket, SO_RCVMARK, 1)?;
-    set(socket, libc::SO_RCVBUFFORCE, WAITING)
+    set(socket, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)
 }
 
 fn set(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A larger set is not kept.
-const MOST: usize = 64 << 20;
+const MAX_SIZE: usize = 64 << 20;
 /// The first line, with the number of the format.
 const HEAD: &str = "egress-agent rules 2\n";
 /// The log is rewritten once it has grown by the size of the rules, and at least by this.
@@ -85,7 +85,7 @@ pub fn read(path: &Path) -> Previous {
 }
 
 fn load(path: &Path) -> anyhow::Result<Previous> {
-    let Some(bytes) = state_file::read_bytes(path, MOST)? else {
+    let Some(bytes) = state_file::read_bytes(path, MAX_SIZE)? else {
         return Ok(Previous::default());
     };
     // A write may have been cut off inside a character.
@@ -301,15 +301,15 @@ impl Store {
         let mut text = HEAD.to_owned();
         for document in documents {
             add(&mut text, &document.entry())?;
-            anyhow::ensure!(text.len() <= MOST, "more than {MOST} bytes");
+            anyhow::ensure!(text.len() <= MAX_SIZE, "more than {MAX_SIZE} bytes");
         }
         let mut sum = Hasher::new();
         end(&mut sum, &mut text)?;
         Ok(Log {
-            file: state_file::write(&self.path, &text, MOST)?,
+            file: state_file::write(&self.path, &text, MAX_SIZE)?,
             sum,
             len: text.len(),
-            most: MOST.min(2 * text.len() + SLACK),
+            most: MAX_SIZE.min(2 * text.len() + SLACK),
         })
     }
 }

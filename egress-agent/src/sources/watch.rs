@@ -23,7 +23,7 @@ const SPARING: u32 = 100;
 /// a `ConfigMap`'s swap follow each other within microseconds.
 const QUIET: Duration = Duration::from_millis(15);
 /// A writer that keeps its file open longer than this does not delay the changes of other files.
-const LONGEST: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// Watches rule files and folders, those that are not there at the moment included.
 pub(super) struct Watch {
@@ -133,7 +133,7 @@ impl Watch {
             }
         }
         self.noticed = Instant::now();
-        let end = Instant::now() + LONGEST;
+        let end = Instant::now() + MAX_DELAY;
         loop {
             let until = if self.writes.is_under_way() {
                 end

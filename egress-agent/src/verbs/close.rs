@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Time between two checks for a root that `close` waits for.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long another agent gets to close the roots or to stop.
 const ANOTHER: Duration = Duration::from_secs(3);
@@ -106,7 +106,9 @@ fn close_and_leave(closing: &Closing) -> anyhow::Result<()> {
     loop {
         match close_once(closing, &roots) {
             // A running agent closes a root that appears, and a stopping one releases the lock.
-            Err(e) if Failure::code_of(&e) == BUSY && Instant::now() < end => thread::sleep(LOOK),
+            Err(e) if Failure::code_of(&e) == BUSY && Instant::now() < end => {
+                thread::sleep(POLL_INTERVAL);
+            }
             result => break result?,
         }
     }
@@ -138,7 +140,7 @@ fn close_once(closing: &Closing, roots: &Roots) -> anyhow::Result<()> {
         )?;
         let end = Instant::now() + closing.wait;
         while !roots.missing().is_empty() && Instant::now() < end {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         kernel::attach_roots(&mut gate.kernel, &roots.paths)?;
         prove(&closing.bpf_dir, roots)?;

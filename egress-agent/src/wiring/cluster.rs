@@ -22,7 +22,7 @@ use tokio::time::interval;
 /// rules.
 const FIRST_LISTS: Duration = Duration::from_secs(1);
 /// Time between two looks at whether the rules are known, until they are.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub struct Cluster {
@@ -117,7 +117,7 @@ impl Cluster {
             let Some(rules) = rules else {
                 return;
             };
-            let mut look = interval(LOOK);
+            let mut look = interval(POLL_INTERVAL);
             loop {
                 let missing = rules.missing();
                 let trouble = if !missing.is_empty() {

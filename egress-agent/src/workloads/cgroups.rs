@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The most cgroups that are followed: as many as the kernel's table of owners holds.
-const MOST: usize = 16_384;
+const MAX_CGROUPS: usize = 16_384;
 
 /// A cgroup below an enforced root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Cgroups {
     known: BTreeMap<PathBuf, Arc<Cgroup>>,
     /// Cgroups that are too deep for the kernel to judge. Those below them are not followed.
     deep: Deep,
-    /// The last scan, or a later event, found more than [`MOST`] cgroups.
+    /// The last scan, or a later event, found more than [`MAX_CGROUPS`] cgroups.
     crowded: bool,
     /// Cgroups whose watch could not be set.
     unwatched: BTreeSet<PathBuf>,
@@ -68,7 +68,7 @@ impl Cgroups {
             deep: Deep::default(),
             crowded: false,
             unwatched: BTreeSet::new(),
-            most: MOST,
+            most: MAX_CGROUPS,
         })
     }
 

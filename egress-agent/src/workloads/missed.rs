@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// The most cgroups in the queue.
-const MOST: usize = 4096;
+const MAX_QUEUE: usize = 4096;
 
 /// See the module. Clones share the queue.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +24,7 @@ impl Missed {
     /// Queues a cgroup. If the queue is full, the cgroup waits for its next regular check.
     pub fn add(&self, cgroup: CgroupId) {
         let mut cgroups = self.waiting();
-        if cgroups.len() < MOST && cgroups.insert(cgroup) {
+        if cgroups.len() < MAX_QUEUE && cgroups.insert(cgroup) {
             self.0.came.notify_one();
         }
     }

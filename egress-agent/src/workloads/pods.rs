@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The most pods. A kubelet runs 110 by default, and no node has thousands.
-const MOST: usize = 10_000;
+const MAX_PODS: usize = 10_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ enum Object {
 impl Pods {
     /// Begins with the pods of the previous agent.
     pub fn restored(pods: Vec<Pod>) -> Self {
-        let known = pods.into_iter().take(MOST).map(|pod| {
+        let known = pods.into_iter().take(MAX_PODS).map(|pod| {
             let known = Known {
                 pod: Arc::new(pod),
                 object: Object::Unproven,
@@ -108,7 +108,7 @@ impl Pods {
             known.pod = Arc::new(pod);
             return true;
         }
-        if self.known.len() >= MOST {
+        if self.known.len() >= MAX_PODS {
             return false;
         }
         changed.push(pod.uid.clone());

@@ -28,11 +28,11 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 /// A client gets the addresses that are still leased if name servers need longer (RFC 8767 §5).
-const PATIENCE: Duration = Duration::from_millis(1800);
+const STALE_AFTER: Duration = Duration::from_millis(1800);
 /// How long the next agent may need to take over from this one, which puts no lease in force any more.
 const TAKES_OVER: Duration = Duration::from_secs(1);
 /// If as many queries wait, replies are sent together.
-const MANY: usize = 8;
+const BATCH_FROM: usize = 8;
 
 impl Server {
     /// Takes one query. Appends the reply to `at_once`, or sends it by `way` when a name server has answered. Returns
@@ -231,9 +231,9 @@ impl Server {
         };
         let last_resort = || stale(&self.in_force.load(), &asked.question, &forward.services);
         let mut answering = pin!(self.answer(&asked, &forward, to, &directory));
-        let mut answered = timeout(PATIENCE, answering.as_mut()).await;
+        let mut answered = timeout(STALE_AFTER, answering.as_mut()).await;
         if answered.is_err() && last_resort().is_none() {
-            answered = timeout(LIMIT.saturating_sub(PATIENCE), answering).await;
+            answered = timeout(LIMIT.saturating_sub(STALE_AFTER), answering).await;
         }
         let answered = answered.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let waiting = under_way.end();
@@ -250,7 +250,7 @@ impl Server {
                 }
             }
         };
-        let many = self.waiting.in_use() >= MANY;
+        let many = self.waiting.in_use() >= BATCH_FROM;
         for waiting in waiting {
             self.queries.ended(result);
             waiting.reply(&content, many);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// more names than the new count allows at once.
 const FORGOTTEN: Duration = Duration::from_mins(15);
 /// Time between two checks.
-const LOOK: Duration = Duration::from_mins(1);
+const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Below {
         name: &Arc<str>,
         bounds: Bounds,
     ) -> bool {
-        if self.looked.is_none_or(|at| now >= at + LOOK) {
+        if self.looked.is_none_or(|at| now >= at + CHECK_INTERVAL) {
             self.looked = Some(now);
             let (tunnel, seen) = (&mut self.tunnel, &mut self.seen);
             seen.retain(|share, at| {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes of one workload's answers, and of all.
-const MOST_EACH: usize = 4 << 20;
-const MOST: usize = 32 << 20;
+const MAX_BYTES_EACH: usize = 4 << 20;
+const MAX_BYTES: usize = 32 << 20;
 /// Bytes that an entry takes beside its content and name.
 const ENTRY: usize = 256;
 
@@ -172,7 +172,7 @@ impl Cache {
             number: self.number,
         };
         let needed = size(asked, &kept);
-        if needed > MOST_EACH {
+        if needed > MAX_BYTES_EACH {
             return;
         }
         let share = self.shares.entry(asked.share).or_default();
@@ -192,10 +192,10 @@ impl Cache {
                 .order
                 .retain(|(number, asked)| entries.get(asked).is_some_and(|e| e.number == *number));
         }
-        while share.bytes > MOST_EACH && !share.order.is_empty() {
+        while share.bytes > MAX_BYTES_EACH && !share.order.is_empty() {
             self.bytes -= share.evict();
         }
-        while self.bytes > MOST
+        while self.bytes > MAX_BYTES
             && let Some(largest) = self.shares.values_mut().max_by_key(|share| share.bytes)
             && !largest.order.is_empty()
         {
@@ -308,7 +308,7 @@ mod tests {
         for n in 0..100_000 {
             put(&mut cache, now, &asked(2, &format!("n{n}.example")));
         }
-        assert!(cache.bytes() <= MOST_EACH + 1024, "{}", cache.bytes());
+        assert!(cache.bytes() <= MAX_BYTES_EACH + 1024, "{}", cache.bytes());
         assert!(has(&mut cache, now, &asked(1, "mine.example")));
         assert!(has(&mut cache, now, &asked(2, "n99999.example")));
         for share in 3..20 {
@@ -316,7 +316,7 @@ mod tests {
                 put(&mut cache, now, &asked(share, &format!("n{n}.example")));
             }
         }
-        assert!(cache.bytes() <= MOST, "{}", cache.bytes());
+        assert!(cache.bytes() <= MAX_BYTES, "{}", cache.bytes());
         assert!(has(&mut cache, now, &asked(1, "mine.example")));
         cache.forget(now + MINUTE);
         assert_eq!((cache.bytes(), cache.shares.len()), (0, 0));

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
 /// Queries that wait for an answer: all, and those of one workload.
-const WAITING: usize = 8192;
-const WAITING_EACH: usize = 1024;
+const MAX_PENDING: usize = 8192;
+const MAX_PENDING_EACH: usize = 1024;
 /// Connections over TCP of all workloads, and of one.
 const CONNECTIONS: usize = 1024;
 const CONNECTIONS_EACH: usize = 128;
@@ -97,7 +97,7 @@ impl Server {
             below: Mutex::default(),
             aliases: Mutex::default(),
             under_way: Mutex::default(),
-            waiting: Arc::new(Shares::new(WAITING, WAITING_EACH)),
+            waiting: Arc::new(Shares::new(MAX_PENDING, MAX_PENDING_EACH)),
             connections: Arc::new(Shares::new(CONNECTIONS, CONNECTIONS_EACH)),
         }))
     }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// How long a connection may be idle (RFC 7766 §6.2.3 asks for some seconds).
 const IDLE: Duration = Duration::from_secs(10);
 /// Longer queries end the connection.
-const LONGEST: usize = 4096;
+const MAX_QUERY_SIZE: usize = 4096;
 /// Queries and replies of a connection under way. Further queries are read when the client has taken a reply.
 const REPLIES: usize = 64;
 
@@ -41,7 +41,7 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
         let mut message = Vec::new();
         loop {
             let length = usize::from(timeout(IDLE, read.read_u16()).await??);
-            if length > LONGEST {
+            if length > MAX_QUERY_SIZE {
                 return Err(io::Error::from(io::ErrorKind::InvalidData));
             }
             message.resize(length, 0);

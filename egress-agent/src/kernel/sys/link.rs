@@ -112,15 +112,15 @@ pub const CGROUP_INET_EGRESS: u32 = 1;
 pub fn programs(cgroup: BorrowedFd<'_>, attach_type: u32, effective: bool) -> io::Result<Vec<u32>> {
     const BPF_F_QUERY_EFFECTIVE: u32 = 1;
     /// 64 programs at each level (`BPF_CGROUP_MAX_PROGS`), with room for 64 levels.
-    const MOST: usize = 64 * 64;
-    let mut ids = vec![0_u32; MOST];
+    const MAX_PROGRAMS: usize = 64 * 64;
+    let mut ids = vec![0_u32; MAX_PROGRAMS];
     let mut attr = Query {
         target_fd: cgroup.as_raw_fd().cast_unsigned(),
         attach_type,
         query_flags: if effective { BPF_F_QUERY_EFFECTIVE } else { 0 },
         attach_flags: 0,
         prog_ids: ids.as_mut_ptr() as u64,
-        prog_cnt: u32::try_from(MOST).unwrap_or(u32::MAX),
+        prog_cnt: u32::try_from(MAX_PROGRAMS).unwrap_or(u32::MAX),
         pad: 0,
     };
     bpf(BPF_PROG_QUERY, &mut attr)?;

@@ -14,9 +14,9 @@ const INTERFACE: &str = "nodelocaldns";
 /// The network namespace of the node's first process.
 const NODE: &str = "/proc/1/net";
 /// Time between two looks.
-const LOOK: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// The most bytes of a file.
-const MOST: u64 = 4 << 20;
+const MAX_FILE_SIZE: u64 = 4 << 20;
 
 /// Follows the address. Does not return.
 pub(super) async fn follow(collection: Collection) {
@@ -44,7 +44,7 @@ async fn follow_in(net: &Path, collection: Collection) {
             collection.change(|all| all.put("node", &key, found.collect()));
             last = Some(now);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -53,7 +53,7 @@ fn addresses(net: &Path) -> Vec<IpAddr> {
     let text = |name: &str| {
         let mut text = String::new();
         let file = std::fs::File::open(net.join(name));
-        let read = file.and_then(|file| file.take(MOST).read_to_string(&mut text));
+        let read = file.and_then(|file| file.take(MAX_FILE_SIZE).read_to_string(&mut text));
         read.map(|_| text).unwrap_or_default()
     };
     let has = |line: &str| line.trim_start().starts_with(&format!("{INTERFACE}:"));

@@ -43,7 +43,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// How long an idle connection keeps the HTTP library, which has about 40 KB of buffers on both sides. Creating it
 /// again takes a few microseconds.
-const REST: Duration = Duration::from_secs(1);
+const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// One client connection.
 struct Connection {
@@ -144,7 +144,7 @@ impl Connection {
         let (loan, home) = Loan::new(stream);
         let serving = builder.serve_connection(TokioIo::new(loan), service);
         let mut serving = Box::pin(serving.with_upgrades());
-        let mut rest = pin!(sleep(REST.min(limits.idle)));
+        let mut rest = pin!(sleep(IDLE_TIME.min(limits.idle)));
         let until_idle = poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Err(ended)),
             Poll::Pending => self.poll_idle(rest.as_mut(), cx).map(Ok),
@@ -173,7 +173,7 @@ impl Connection {
 
     /// Whether the connection has waited for a request for as long as the HTTP library is kept.
     fn poll_idle(&self, mut rest: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Instant> {
-        let limit = REST.min(self.session.client.shared.limits.idle);
+        let limit = IDLE_TIME.min(self.session.client.shared.limits.idle);
         loop {
             let turn = self.session.control.turn();
             if let Turn::Wanted(since) = turn {

@@ -11,7 +11,7 @@ use hyper::http::HeaderMap;
 use std::collections::VecDeque;
 
 /// The most bytes of a body that are kept (Envoy's `per_connection_buffer_limit_bytes` default).
-const MOST: usize = 1024 * 1024;
+const MAX_KEPT: usize = 1024 * 1024;
 
 /// See the module.
 pub(super) struct Kept {
@@ -73,7 +73,7 @@ impl Kept {
         let Some(client) = &self.client else {
             return false;
         };
-        if self.bytes + more > MOST {
+        if self.bytes + more > MAX_KEPT {
             return false;
         }
         let wanted = self.last.len() + more;

@@ -22,7 +22,7 @@ use way::{BUFFER, Way};
 const SMALL_BUFFER: usize = 1024;
 
 /// How long memory and pipes are held after the last byte.
-const REST: Duration = Duration::from_secs(1);
+const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// How a relayed connection ended.
 pub(super) enum Ended {
@@ -113,7 +113,7 @@ impl<'a> Room<'a> {
         self.place = memory.spare(self.client.share(), 2 * BUFFER / BLOCK);
         let taken = self.place.is_some();
         if taken {
-            tick.reset(self.moved + REST.min(self.idle));
+            tick.reset(self.moved + IDLE_TIME.min(self.idle));
         }
         taken
     }
@@ -126,11 +126,11 @@ impl<'a> Room<'a> {
             (self.seen, self.moved) = (total, now);
         } else if now >= self.moved + idle {
             return true;
-        } else if is_empty && now >= self.moved + REST {
+        } else if is_empty && now >= self.moved + IDLE_TIME {
             self.place = None;
         }
         let next = if self.place.is_some() {
-            (now + REST).min(self.moved + idle)
+            (now + IDLE_TIME).min(self.moved + idle)
         } else {
             self.moved + idle
         };

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 /// The most bytes in a pipe. They count as memory of the workload, because the kernel's pages belong to no socket
 /// while they are in a pipe.
-const MOST: usize = 128 * 1024;
+const MAX_PIPE_BYTES: usize = 128 * 1024;
 
 /// See the module.
 pub(super) struct Pipe {
@@ -33,7 +33,7 @@ impl Pipe {
     pub(super) fn new(client: &Client) -> Option<Self> {
         let (shared, share) = (&client.shared, client.share());
         let place = shared.pipes.take(share)?;
-        let memory = shared.memory.spare(share, MOST / BLOCK)?;
+        let memory = shared.memory.spare(share, MAX_PIPE_BYTES / BLOCK)?;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         Some(Self {
             read,
@@ -51,7 +51,7 @@ impl Pipe {
     /// socket, which has to be read: it may be empty, at its end, or at an urgent byte (`tcp_read_sock` stops there).
     pub(super) fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        self.filled = match splice(from, None, &self.write, None, MOST, flags) {
+        self.filled = match splice(from, None, &self.write, None, MAX_PIPE_BYTES, flags) {
             Ok(count) => count,
             // The last three are for a kernel or a filter of system calls (seccomp) that has no splice for this.
             Err(Errno::AGAIN | Errno::INTR | Errno::INVAL | Errno::NOSYS | Errno::PERM) => 0,

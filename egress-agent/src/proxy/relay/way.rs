@@ -18,7 +18,7 @@ use tokio::io::ReadBuf;
 pub(super) const BUFFER: usize = 4 * BLOCK;
 
 /// A pipe is taken after so many full reads in a row, which are 64 KiB: creating a pipe costs as much as copying a few.
-const MANY: u8 = 4;
+const FULL_READS: u8 = 4;
 
 /// A pipe is given back after so many pieces in a row that are cheaper to copy.
 const FEW: u8 = 8;
@@ -132,7 +132,7 @@ impl Way {
         to: &impl Side,
     ) -> io::Result<bool> {
         if self.pipe.is_none() {
-            if self.row < MANY {
+            if self.row < FULL_READS {
                 return Ok(false);
             }
             self.row = 0;

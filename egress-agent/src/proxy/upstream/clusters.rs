@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// With more clusters than this, unused ones are removed.
-const MANY: usize = 4096;
+const MAX_CLUSTERS: usize = 4096;
 
 /// The most workloads, including ended ones, whose state is kept for one cluster.
 const MANY_WORKLOADS: usize = 256;
@@ -68,7 +68,7 @@ impl Default for Clusters {
     fn default() -> Self {
         Self(Mutex::new(Known {
             states: BTreeMap::new(),
-            look_at: MANY,
+            look_at: MAX_CLUSTERS,
         }))
     }
 }
@@ -84,14 +84,14 @@ impl Known {
                 }
                 asked || !state.workloads.is_empty()
             });
-            self.look_at = MANY.max(self.states.len() * 2);
+            self.look_at = MAX_CLUSTERS.max(self.states.len() * 2);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Clusters, MANY};
+    use super::{Clusters, MAX_CLUSTERS};
     use egress_core::routing::Cluster;
     use egress_core::traffic::ClusterId;
     use egress_ebpf::ids::CgroupId;
@@ -125,12 +125,16 @@ mod tests {
     #[test]
     fn clusters_that_nobody_asks_for_are_forgotten() {
         let clusters = Clusters::default();
-        for port in 0..3 * MANY {
+        for port in 0..3 * MAX_CLUSTERS {
             clusters.of(&cluster(0), CgroupId(1)).draw();
             clusters.of(&cluster(port as u16), CgroupId(1)).draw();
         }
         let left = clusters.known().states.len();
-        assert!(left <= 2 * (MANY + 1), "{left} of {}", 3 * MANY);
+        assert!(
+            left <= 2 * (MAX_CLUSTERS + 1),
+            "{left} of {}",
+            3 * MAX_CLUSTERS
+        );
         let kept = clusters.known().states.contains_key(&cluster(0).id);
         assert!(kept, "one that is asked for is kept");
     }

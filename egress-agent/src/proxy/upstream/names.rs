@@ -25,7 +25,7 @@ pub trait NameResolver: Send + Sync {
 }
 
 /// The most names that are remembered.
-const MANY: usize = 4096;
+const MAX_NAMES: usize = 4096;
 /// The most names that are asked for at one time, and the most for one workload.
 const ASKING: (usize, usize) = (64, 16);
 /// The shortest and longest time for which an answer is used.
@@ -62,14 +62,14 @@ impl Names {
         if let Some(entry) = known.get(name) {
             return Arc::clone(entry);
         }
-        if known.len() >= MANY {
+        if known.len() >= MAX_NAMES {
             let now = Instant::now();
             let is_current = |entry: &Arc<Entry>| match entry.try_lock() {
                 Ok(known) => known.as_ref().is_some_and(|known| known.until > now),
                 Err(_) => true,
             };
             known.retain(|_, entry| Arc::strong_count(entry) > 1 || is_current(entry));
-            if known.len() >= MANY {
+            if known.len() >= MAX_NAMES {
                 known.retain(|_, entry| Arc::strong_count(entry) > 1);
             }
         }

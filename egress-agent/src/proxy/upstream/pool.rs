@@ -31,7 +31,7 @@ const BUFFER: usize = 64 * 1024;
 /// Blocks of memory that an idle connection takes.
 const IDLE: usize = 6;
 /// Blocks of memory that reads of up to [`BUFFER`] bytes take.
-const WIDE: usize = 32;
+const READ_BLOCKS: usize = 32;
 
 /// An HTTP/1.1 connection to an endpoint. Dropping it closes the socket, even during an exchange.
 pub(in crate::proxy) struct Upstream<B> {
@@ -102,7 +102,7 @@ where
     /// Reads a long response in larger parts, if the workload has memory to spare.
     pub(in crate::proxy) fn widen(&mut self, client: &Client) {
         if self.wide.is_none() {
-            self.wide = client.shared.memory.spare(client.share(), WIDE);
+            self.wide = client.shared.memory.spare(client.share(), READ_BLOCKS);
             let wide = self.wide.is_some();
             self.reading.wide.store(wide, Ordering::Relaxed);
         }

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 /// the time.
 const FIRST: Duration = Duration::from_secs(10);
 /// The longest such time.
-const LONGEST: Duration = Duration::from_mins(5);
+const MAX_TIME: Duration = Duration::from_mins(5);
 /// The most suspects of one cluster and workload.
-const MANY: usize = 256;
+const MAX_SUSPECTS: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Suspects {
     /// An endpoint did not connect, or not soon.
     pub(super) fn add(&self, endpoint: SocketAddr, now: Instant) {
         let mut known = self.known();
-        if known.len() >= MANY && !known.contains_key(&endpoint) {
+        if known.len() >= MAX_SUSPECTS && !known.contains_key(&endpoint) {
             let soonest = known.iter().min_by_key(|(_, suspect)| suspect.until);
             let soonest = soonest.map(|(endpoint, _)| *endpoint);
             soonest.and_then(|endpoint| known.remove(&endpoint));
@@ -75,7 +75,7 @@ impl Suspects {
         if let Some(tried) = known.get_mut(&order[0])
             && tried.until <= now
         {
-            tried.hold = (tried.hold * 2).min(LONGEST);
+            tried.hold = (tried.hold * 2).min(MAX_TIME);
             tried.until = now + tried.hold;
         }
     }
@@ -83,7 +83,7 @@ impl Suspects {
 
 #[cfg(test)]
 mod tests {
-    use super::{FIRST, MANY, Suspects};
+    use super::{FIRST, MAX_SUSPECTS, Suspects};
     use std::net::SocketAddr;
     use std::time::Duration;
     use tokio::time::Instant;
@@ -120,9 +120,9 @@ mod tests {
             suspects.add(at(number), now);
         }
         assert_eq!(order(&suspects, now), [1, 2, 3]);
-        for number in 0..3 * MANY {
+        for number in 0..3 * MAX_SUSPECTS {
             suspects.add(at(number as u16), now);
         }
-        assert_eq!(suspects.known().len(), MANY);
+        assert_eq!(suspects.known().len(), MAX_SUSPECTS);
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 /// seconds, and every listed destination would be denied.
 const ABSENT: Duration = Duration::from_mins(10);
 /// News of a kind that wait.
-const WAITING: usize = 64;
+const MAX_PENDING: usize = 64;
 
 /// What is kept of an object as the server sent it. The objects of a page are in memory together.
 struct Raw {
@@ -69,7 +69,7 @@ pub const fn rule_kind(kind: Kind) -> Resource {
 pub(super) async fn follow_kinds(api: ApiClient, rules: ApiRules) {
     let mut tasks = JoinSet::new();
     for (kind, standing) in rules.standings() {
-        let (send, news) = mpsc::channel(WAITING);
+        let (send, news) = mpsc::channel(MAX_PENDING);
         // As the kubelet and kube-proxy do: from the server's cache, which costs the server little. The follower never
         // goes back to an older state than it has seen.
         let selection = Selection {

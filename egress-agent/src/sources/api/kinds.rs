@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The most bytes of all objects together. More than this fits neither into memory nor into the copy on disk.
-const MOST: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// The kinds in the order of their folders, so that a reading stays sorted: paths of files are absolute, which come
 /// first.
@@ -28,7 +28,7 @@ const BY_FOLDER: [Kind; 5] = [
 
 /// The objects do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the objects have more than {} MiB; the previous ones stay in force", MOST >> 20)]
+#[error("the objects have more than {} MiB; the previous ones stay in force", MAX_BYTES >> 20)]
 pub(super) struct TooLarge;
 
 /// An object as a file, and its version.
@@ -92,7 +92,7 @@ impl Kinds {
             new.insert(one.file.path.clone(), one);
         }
         let bytes = self.bytes - size(&held.files) + size(&new);
-        if bytes > MOST {
+        if bytes > MAX_BYTES {
             return Err(TooLarge);
         }
         self.bytes = bytes;
@@ -116,7 +116,7 @@ impl Kinds {
         }
         let of_before = before.map_or(0, |one| one.file.text.len());
         let bytes = self.bytes - of_before + new.file.text.len();
-        if bytes > MOST {
+        if bytes > MAX_BYTES {
             return Err(TooLarge);
         }
         self.bytes = bytes;
@@ -294,7 +294,7 @@ mod tests {
     fn more_than_fits_changes_nothing() {
         let mut kinds = others();
         assert_eq!(kinds.replace(Kind::Sidecar, vec![file("a", "1")]), Ok(true));
-        let large = || file("b", &"x".repeat(MOST));
+        let large = || file("b", &"x".repeat(MAX_BYTES));
         assert_eq!(kinds.put(Kind::Sidecar, large()), Err(TooLarge));
         assert_eq!(
             kinds.replace(Kind::Sidecar, vec![file("a", "1"), large()]),

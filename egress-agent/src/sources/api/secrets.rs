@@ -22,9 +22,9 @@ const fn kind(plural: &'static str) -> Kind {
     }
 }
 /// The most Secrets and ConfigMaps, each of which is a watch. Connections that need another one are denied.
-const MOST: usize = 128;
+const MAX_WATCHES: usize = 128;
 /// Changes that wait.
-const WAITING: usize = 16;
+const MAX_PENDING: usize = 16;
 
 /// A Secret or ConfigMap as the server sent it.
 struct Raw {
@@ -60,7 +60,7 @@ type Change = (CredentialName, Option<Arc<Secret>>);
 pub(super) async fn follow_secrets(api: ApiClient, rules: ApiRules, store: Arc<SecretStore>) {
     let mut wanted = rules.wanted();
     wanted.mark_changed();
-    let (send, mut changes) = mpsc::channel::<Change>(WAITING);
+    let (send, mut changes) = mpsc::channel::<Change>(MAX_PENDING);
     let mut followed: BTreeMap<CredentialName, JoinSet<()>> = BTreeMap::new();
     let mut secrets = Secrets::new();
     loop {
@@ -119,7 +119,7 @@ fn chosen(
     let mut left_out = 0;
     for (_, both) in turns {
         let more = both.difference(&all).count();
-        if all.len() + more <= MOST {
+        if all.len() + more <= MAX_WATCHES {
             all.extend(both);
         } else {
             left_out += 1;
@@ -130,7 +130,7 @@ fn chosen(
         tracing::error!(
             count,
             left_out,
-            "rules name too many Secrets and ConfigMaps: only {MOST} are read from the Kubernetes API; connections that need the others are denied"
+            "rules name too many Secrets and ConfigMaps: only {MAX_WATCHES} are read from the Kubernetes API; connections that need the others are denied"
         );
     }
     all
@@ -145,7 +145,7 @@ fn follow_one(api: &ApiClient, name: &CredentialName, send: &mpsc::Sender<Change
             CredentialKind::ConfigMap => kind("configmaps"),
         })
     };
-    let (told, mut news) = mpsc::channel(WAITING);
+    let (told, mut news) = mpsc::channel(MAX_PENDING);
     let standing = Standings::default().add(&name.to_string());
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(api.clone(), selection, standing, told));
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn the_number_of_watches_is_bounded() {
         let names = of("shop", 0..200);
-        assert_eq!(chosen(&names, &BTreeSet::new()).len(), MOST);
+        assert_eq!(chosen(&names, &BTreeSet::new()).len(), MAX_WATCHES);
         let one = chosen(&BTreeSet::from([name("a")]), &BTreeSet::new());
         assert_eq!(one, BTreeSet::from([name("a"), name("a-cacert")]));
     }
@@ -256,7 +256,7 @@ mod tests {
         for followed in [BTreeSet::new(), pairs(&own), pairs(&many)] {
             let chosen = chosen(&all, &followed);
             assert!(chosen.is_superset(&pairs(&own)));
-            assert_eq!(chosen.len(), MOST);
+            assert_eq!(chosen.len(), MAX_WATCHES);
         }
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// This program.
 const OWN: &str = "/proc/self/exe";
 /// Time between two looks at the agent until it has proven the gate closed.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks at the installed program.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// As long as an agent may need to get a gate that it can close.
@@ -103,7 +103,7 @@ fn keep_installed(
             ))?;
             waits = true;
         }
-        if !pause(LOOK) {
+        if !pause(POLL_INTERVAL) {
             return Ok(());
         }
     }

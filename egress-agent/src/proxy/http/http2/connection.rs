@@ -34,7 +34,7 @@ use tokio::time::{sleep, timeout};
 const STREAMS: u32 = 1024;
 
 /// Streams of one connection that wait for memory at one time. Further ones are denied at once.
-const WAITING: usize = 8;
+const MAX_PENDING: usize = 8;
 /// Bytes of the head of a stream that may wait.
 const WAITING_HEAD: usize = 8 * 1024;
 
@@ -45,7 +45,7 @@ const RESET_AT_ONCE: usize = 1024;
 const REFUSED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
 
 /// How long a connection without streams keeps the HTTP library on its upstream side.
-const REST: Duration = Duration::from_secs(1);
+const IDLE_TIME: Duration = Duration::from_secs(1);
 
 /// The next stream, or `None` at the client's end.
 type Accepted = Result<Option<(Request<RecvStream>, SendResponse<Bytes>)>, Cut>;
@@ -189,7 +189,7 @@ impl Streams {
                         return;
                     }
                 }
-                () = async { sleep(REST).await }, if idle && !draining && !resting => {
+                () = async { sleep(IDLE_TIME).await }, if idle && !draining && !resting => {
                     session.rest().await;
                     resting = true;
                 }
@@ -204,7 +204,7 @@ impl Streams {
         let mut room = StreamRoom::ask(&session.client, head);
         if !room.is_taken() {
             // This stream's own copy comes on top.
-            if Arc::strong_count(&self.waiting) > WAITING || head > WAITING_HEAD {
+            if Arc::strong_count(&self.waiting) > MAX_PENDING || head > WAITING_HEAD {
                 room.give_up();
                 shed(request.headers_mut());
             } else {

@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 pub(super) const LAST: Duration = Duration::from_secs(1);
 const LAST_BYTES: usize = 1024 * 1024;
 /// Bytes that are read at a time then.
-const LOOK: usize = 4096;
+const LAST_READ: usize = 4096;
 
 /// What the connection and its socket say to each other. Both are polled by one task.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl Paced {
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let begin = || (Box::pin(sleep(LAST)), LAST_BYTES);
         let (late, left) = self.last.get_or_insert_with(begin);
-        let mut bytes = [0; LOOK];
+        let mut bytes = [0; LAST_READ];
         while *left > 0 && late.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut bytes);
             let read = ready!(Pin::new(&mut self.stream.stream).poll_read(cx, &mut buffer));

@@ -54,13 +54,13 @@ impl From<Rejected> for Error {
 
 /// DNS names and URIs of a certificate, at most as many as fit into a line.
 fn names(certificate: &EndEntityCert<'_>) -> String {
-    const MOST: usize = 1024;
+    const MAX_LINE: usize = 1024;
     let all = certificate
         .valid_dns_names()
         .chain(certificate.valid_uri_names());
     let mut text = String::new();
     for name in all {
-        if text.len() + name.len() > MOST {
+        if text.len() + name.len() > MAX_LINE {
             text.push_str(", ...");
             break;
         }

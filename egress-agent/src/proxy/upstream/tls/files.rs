@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const MAX_FILE: u64 = 4 << 20;
 
 /// How often the attributes of a file that is in use are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A file that a rule names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,7 +83,8 @@ impl<T> Watched<T> {
 
     /// Whether `get` answers without looking at the files.
     pub(super) fn is_fresh(&self) -> bool {
-        self.looked.is_some_and(|looked| looked.elapsed() < LOOK)
+        self.looked
+            .is_some_and(|looked| looked.elapsed() < POLL_INTERVAL)
     }
 
     /// The value of the present files. If they cannot be used, the last good value, or the error without one. Blocks.

@@ -17,7 +17,7 @@ use crate::secret_store::SecretStore;
 use egress_core::http::authority::parse_authority;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::traffic::ClientTls;
-use parts::{MANY, Parts};
+use parts::{MAX_ENTRIES, Parts};
 use rustls::ClientConfig;
 use rustls::pki_types::{IpAddr, Ipv4Addr, ServerName};
 use std::collections::HashMap;
@@ -136,7 +136,7 @@ impl TlsClients {
 
     fn entry(&self, settings: &Arc<ClientTls>) -> Arc<Entry> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MANY && !known.contains_key(settings) {
+        if known.len() >= MAX_ENTRIES && !known.contains_key(settings) {
             known.retain(|_, entry| Arc::strong_count(entry) > 1);
         }
         Arc::clone(known.entry(Arc::clone(settings)).or_default())

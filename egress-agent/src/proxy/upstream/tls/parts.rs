@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// With more settings or files than this, those that no connection is being made with are removed.
-pub(super) const MANY: usize = 1024;
+pub(super) const MAX_ENTRIES: usize = 1024;
 
 /// Sessions that a configuration remembers to resume.
 const SESSIONS: usize = 32;
@@ -129,7 +129,7 @@ async fn value<T: Send + Sync + 'static>(
 ) -> Result<Arc<T>, String> {
     let watched = {
         let mut all = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MANY && !all.contains_key(&files) {
+        if all.len() >= MAX_ENTRIES && !all.contains_key(&files) {
             all.retain(|_, watched| Arc::strong_count(watched) > 1);
         }
         let new = |files: &Vec<NamedFile>| Arc::new(Mutex::new(Watched::new(files.clone(), parse)));

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) type Trusted = (Arc<RootCertStore>, Arc<Revoked>);
 
 /// With more Secrets than this, what was made of them is made again.
-const MANY: usize = 1024;
+const MAX_SECRETS: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl<T> Known<T> {
                     (before, Some(error))
                 }
             };
-            if known.len() >= MANY && !known.contains_key(&secret.name) {
+            if known.len() >= MAX_SECRETS && !known.contains_key(&secret.name) {
                 known.clear();
             }
             let of = Arc::clone(secret);
