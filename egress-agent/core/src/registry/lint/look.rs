@@ -126,7 +126,12 @@ impl Lint<'_> {
             for port in &entry.ports {
                 let at = [("ports", index(port.number))];
                 let held = ports.get(&port.number).map_or(port.class, |p| p.class);
-                if held != port.class {
+                let holder = service
+                    .entries
+                    .iter()
+                    .find(|e| e.port(port.number).is_some());
+                let older = holder.is_some_and(|e| !Arc::ptr_eq(&e.object, &entry.object));
+                if older && held != port.class {
                     let text = format!(
                         "port {} of {} has another protocol in an older entry, which holds",
                         port.number, service.host

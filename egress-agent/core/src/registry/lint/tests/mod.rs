@@ -292,3 +292,10 @@ fn only_the_finding_of_an_open_port_says_that_it_opens() {
     assert_eq!(opens.iter().filter(|opens| **opens).count(), 1, "{found:?}");
     assert!(opens.len() > 1, "{found:?}");
 }
+
+#[test]
+fn a_port_that_an_entry_lists_twice_is_no_finding_about_an_older_entry() {
+    let twice = "hosts: [a.com], resolution: DNS, ports: [{number: 443, name: t, protocol: HTTPS}, {number: 443, name: h, protocol: HTTP}]";
+    let found = findings(&entry("e", twice));
+    assert!(!found.iter().any(|f| f.contains("older")), "{found:?}");
+}
