@@ -301,3 +301,36 @@ fn a_pipe_whose_reader_left_ends_nothing_with_noise() {
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
     }
 }
+
+#[test]
+fn check_strict_counts_fields_about_egress_of_valid_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yaml");
+    let check = |kind: &str, spec: &str| {
+        let text = format!(
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{{spec}}}\n"
+        );
+        fs::write(&file, text).unwrap();
+        let out = run(&["check", "--strict", file.to_str().unwrap()]);
+        (out.status.code(), String::from_utf8(out.stdout).unwrap())
+    };
+    let (code, said) = check(
+        "Sidecar",
+        "ingress: [{port: {number: 80, protocol: HTTP, name: h}}]",
+    );
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("note: spec.ingress: has no effect"), "{said}");
+    let hosts = "hosts: [a.example], ports: [{number: 80, name: h, protocol: HTTP}]";
+    let endpoints = "resolution: STATIC, endpoints: [{address: 192.0.2.1, locality: a}]";
+    let (code, said) = check("ServiceEntry", &format!("{hosts}, {endpoints}"));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(
+        said.contains("spec.endpoints[0].locality: is not carried out"),
+        "{said}"
+    );
+    let keepalive = "{http: {http2KeepAlive: {interval: 3s}}}";
+    let rule = format!("host: a.example, trafficPolicy: {{connectionPool: {keepalive}}}");
+    let (code, said) = check("DestinationRule", &rule);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(!said.contains("not carried out"), "{said}");
+}

@@ -115,7 +115,10 @@ pub(super) fn judge_part(file: &SourceFile, text: &str, begin: At) -> Judged {
             .partition(|m| m.severity == Severity::Error);
         let errors: Vec<_> = errors.iter().map(|m| line(&name, m)).collect();
         let stand_in = if errors.is_empty() {
-            let notes = notes.into_iter().chain(not_done(&object));
+            // Most objects of a mesh have fields about inbound traffic; lines about them would hide others.
+            let not_done = not_done(&object).into_iter();
+            let not_done = not_done.filter(|m| m.severity > Severity::Note);
+            let notes = notes.into_iter().chain(not_done);
             judged.notes.extend(notes.map(|m| line(&name, &m)));
             None
         } else {

@@ -77,8 +77,12 @@ pub fn run(
                 counts.strict += usize::from(finding.opens);
                 report.add(index, finding.message);
             }
+            // An invalid object is not loaded, so nothing of it is passed over.
+            if report.object_verdict(index) == Verdict::Invalid {
+                continue;
+            }
             for message in not_done(object) {
-                counts.strict += 1;
+                counts.strict += usize::from(message.severity > Severity::Note);
                 report.add(index, message);
             }
         }

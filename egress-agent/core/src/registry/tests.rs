@@ -5,7 +5,7 @@ use super::not_done::not_done;
 use super::plan::{HostPlan, Share};
 use super::scope::Workload;
 use super::view::View;
-use crate::istio::{Object, decode};
+use crate::istio::{Object, Severity, decode};
 use crate::traffic::HttpAction;
 use std::sync::Arc;
 
@@ -259,4 +259,62 @@ fn what_is_asked_and_not_done_is_named_by_field() {
     let plain = vs("v", "a.com", &format!("http: [{}]", to("a.com", "3s")));
     assert_eq!(not_done(&objects(&plain)[0]), []);
     assert_eq!(not_done(&objects(&entry("a", "a.com", HTTP))[0]), []);
+}
+
+#[test]
+fn what_has_no_effect_is_named_by_field_and_inbound_traffic_only_in_a_note() {
+    let rule = object(
+        "DestinationRule",
+        "d",
+        "{host: a.com, trafficPolicy: {retryBudget: {budgetInterval: 10s}, loadBalancer: {localityLbSetting: {enabled: true, failover: [{from: a, to: b}]}, consistentHash: {useSourceIp: true, ringHash: {minimumRingSize: 100}}}}, subsets: [{name: s, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, minimumRingSize: 9}}}}, {name: t, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}}}}]}",
+    );
+    let route = "http: [{match: [{statPrefix: x}], retries: {attempts: 1, retryRemoteLocalities: true}, route: [{destination: {host: a.com}}]}]";
+    let entry = object(
+        "ServiceEntry",
+        "e",
+        "{hosts: [a.com], resolution: STATIC, ports: [{number: 9, name: x, protocol: TCP}], endpoints: [{address: 192.0.2.1, network: net, locality: a/b}]}",
+    );
+    let alone = object("WorkloadEntry", "w", "{address: 192.0.2.1, locality: a}");
+    let sidecar = object(
+        "Sidecar",
+        "s",
+        "{ingress: [{port: {number: 80, protocol: HTTP, name: h}}], inboundConnectionPool: {http: {maxRetries: 1}}}",
+    );
+    for (text, expected, severity) in [
+        (
+            rule,
+            &[
+                "spec.trafficPolicy.loadBalancer.localityLbSetting",
+                "spec.trafficPolicy.loadBalancer.consistentHash.ringHash.minimumRingSize",
+                "spec.trafficPolicy.retryBudget.budgetInterval",
+                "spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.minimumRingSize",
+                "spec.subsets[1].trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
+            ][..],
+            Severity::Warning,
+        ),
+        (
+            vs("v", "a.com", route),
+            &[
+                "spec.http[0].retries.retryRemoteLocalities",
+                "spec.http[0].match[0].statPrefix",
+            ],
+            Severity::Warning,
+        ),
+        (
+            entry,
+            &["spec.endpoints[0].network", "spec.endpoints[0].locality"],
+            Severity::Warning,
+        ),
+        (alone, &["spec.locality"], Severity::Warning),
+        (
+            sidecar,
+            &["spec.ingress", "spec.inboundConnectionPool"],
+            Severity::Note,
+        ),
+    ] {
+        let found = not_done(&objects(&text)[0]);
+        let fields: Vec<_> = found.iter().map(|m| m.field.as_str()).collect();
+        assert_eq!(fields, expected);
+        assert!(found.iter().all(|m| m.severity == severity), "{found:?}");
+    }
 }

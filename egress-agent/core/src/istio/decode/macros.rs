@@ -33,7 +33,11 @@ macro_rules! messages {
                 }
             }
         }
-    )*};
+    )*
+        /// The messages of this file with their fields.
+        #[cfg(test)]
+        pub(crate) const MESSAGES: &[(&str, &[&str])] = &[$( (stringify!($name), &[$( $camel ),*]) ),*];
+    };
 }
 
 /// Declares enums of the API, read by exact name or by number. The first variant is the default.

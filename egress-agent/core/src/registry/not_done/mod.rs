@@ -3,6 +3,8 @@
 //! Owns the walk over one object and the messages, so that no field is ignored silently. `table`
 //! says which effect a field has, `routes` what the effect does to a route.
 
+#[cfg(test)]
+mod every_field_tests;
 pub mod table;
 
 use super::virtual_service::{for_mesh, serves_mesh};
@@ -15,7 +17,8 @@ use crate::istio::{Message, Object, Severity, Spec};
 use crate::traffic::MergedPolicy;
 use table::{Effect, Field, PortOf};
 
-/// One message for each field of an object that asks for something that is not carried out.
+/// One message for each field of an object that asks for something that is not carried out: a warning, or a note if the
+/// field is about connections to the workload.
 pub fn not_done(object: &Object) -> Vec<Message> {
     let mut notes = Notes {
         object,
@@ -52,23 +55,30 @@ impl Notes<'_> {
     /// Adds a message for each field of a table that the object sets. `whole` names what then serves nothing.
     fn fields<T>(&mut self, table: &[Field<T>], of: &T, whole: &str) {
         for field in table.iter().filter(|f| (f.asked)(of)) {
-            let effect = match field.effect {
-                Effect::PassedOver => "and is passed over".to_owned(),
-                Effect::ServesNothing => format!("so {whole} serves nothing"),
+            let (severity, effect) = match field.effect {
+                Effect::PassedOver => (
+                    Severity::Warning,
+                    "is not carried out, and is passed over".to_owned(),
+                ),
+                Effect::Inbound => (Severity::Note, "has no effect".to_owned()),
+                Effect::ServesNothing => (
+                    Severity::Warning,
+                    format!("is not carried out, so {whole} serves nothing"),
+                ),
             };
             let note = if field.note.is_empty() {
                 String::new()
             } else {
                 format!(": {}", field.note)
             };
-            self.say(field.name, format!("is not carried out, {effect}{note}"));
+            self.say(severity, field.name, format!("{effect}{note}"));
         }
     }
 
-    fn say(&mut self, field: &'static str, text: String) {
+    fn say(&mut self, severity: Severity, field: &'static str, text: String) {
         let mut steps = self.path.clone();
         steps.extend(field.split('.').map(Step::Field));
-        let message = self.object.message(Severity::Warning, &Path(steps), text);
+        let message = self.object.message(severity, &Path(steps), text);
         self.found.push(message);
     }
 
@@ -107,6 +117,11 @@ impl Notes<'_> {
                 || matches.any(|m| for_mesh(spec, &m.gateways));
             if here {
                 notes.fields(table::HTTP_ROUTE, route, "this route");
+                notes.each("match", &route.r#match, |notes, m| {
+                    if for_mesh(spec, &m.gateways) {
+                        notes.fields(table::HTTP_MATCH, m, "this route");
+                    }
+                });
                 notes.each("route", &route.route, |notes, to| {
                     notes.fields(table::HTTP_DESTINATION, to, "this route");
                 });
@@ -150,6 +165,7 @@ impl Notes<'_> {
     }
 
     fn sidecar(&mut self, spec: &Sidecar) {
+        self.fields(table::SIDECAR, spec, "it");
         self.each("egress", &spec.egress, |notes, listener| {
             notes.fields(table::LISTENER, listener, "it");
         });

@@ -3,10 +3,10 @@
 //! The single source: `check`, the notes at load and in `status`, and the routes are made from it. Does not walk
 //! objects.
 
-use crate::istio::destination_rule::{ClientTlsMode, LoadBalancerSettings};
+use crate::istio::destination_rule::{ClientTlsMode, ConsistentHashLb, LoadBalancerSettings};
 use crate::istio::fields::StringMatch;
 use crate::istio::service_entry::ServicePort;
-use crate::istio::sidecar::{CaptureMode, IstioEgressListener};
+use crate::istio::sidecar::{CaptureMode, IstioEgressListener, Sidecar};
 use crate::istio::virtual_service::{
     HttpMatchRequest, HttpRoute, HttpRouteDestination, L4MatchAttributes,
 };
@@ -21,6 +21,8 @@ use crate::traffic::{
 pub enum Effect {
     /// The field adds convenience. The rule applies without it.
     PassedOver,
+    /// The field is about connections to the workload, which are not the gate's.
+    Inbound,
     /// The field narrows or protects. The part of the rule that has the field serves nothing, because without the field
     /// it would allow more than its author wrote.
     ServesNothing,
@@ -66,6 +68,12 @@ pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
     "redirect.redirectCode"   ServesNothing (|r| r.redirect.as_ref().is_some_and(|r| !has_redirect_status(r))) "only 301, 302, 303, 307 and 308 are"
     "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().and_then(|w| w.uri_regex_rewrite.as_ref()).is_some_and(|w| !has_rewrite_regex(w))) ""
     "headers"                 ServesNothing (|r| missing_headers(r.headers.as_ref()).is_some()) "it changes a field of framing, or a value has a %VARIABLE% that is not known"
+    "retries.retryRemoteLocalities" PassedOver (|r| r.retries.as_ref().is_some_and(|r| r.retry_remote_localities == Some(true))) "the agent has no locality"
+};
+
+/// Fields of `VirtualService.http[].match[]`.
+pub const HTTP_MATCH: &[Field<HttpMatchRequest>] = &fields! {
+    "statPrefix" PassedOver (|m| !m.stat_prefix.is_empty()) "no metric is kept by match"
 };
 
 /// Fields of `VirtualService.http[].route[]`. One of them makes the whole route serve nothing.
@@ -85,6 +93,12 @@ fn prefers_localities(settings: &LoadBalancerSettings) -> bool {
     })
 }
 
+/// Whether the hash asks for a size.
+fn hashes(policy: &MergedPolicy<'_>, sized: fn(&ConsistentHashLb) -> bool) -> bool {
+    let load_balancer = policy.load_balancer;
+    load_balancer.is_some_and(|l| l.consistent_hash.as_ref().is_some_and(sized))
+}
+
 /// Whether `credentialName` has the form of a name of what the policy needs: a ConfigMap has no client certificate.
 /// Whether it may be used depends on the rule's namespace.
 fn may_name(policy: &MergedPolicy<'_>, name: &str) -> bool {
@@ -98,7 +112,7 @@ fn may_name(policy: &MergedPolicy<'_>, name: &str) -> bool {
 }
 
 /// Fields of a traffic policy.
-pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 6] {
+pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 10] {
     fields! {
     "tls.mode"           ServesNothing (|p| p.tls.is_some_and(|t| t.mode == ClientTlsMode::IstioMutual)) "ISTIO_MUTUAL needs the certificates of a mesh; use SIMPLE, or MUTUAL with files"
     "tls.credentialName" ServesNothing (|p| p.credential_name().is_some_and(|name| !may_name(p, name))) "only a Secret is (name, kubernetes://name or kubernetes://namespace/name) and, in mode SIMPLE, a ConfigMap (configmap://namespace/name)"
@@ -106,12 +120,18 @@ pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 6] {
     "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(prefers_localities)) "the agent has no locality, so endpoints of all localities take turns"
     "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"
     "loadBalancer.warmup"                      PassedOver (|p| p.load_balancer.is_some_and(|l| l.warmup.is_some() || l.warmup_duration_secs.is_some())) "a new endpoint gets its full share at once"
+    "loadBalancer.consistentHash.ringHash.minimumRingSize" PassedOver (|p| hashes(p, |h| h.ring_hash.as_ref().is_some_and(|r| r.minimum_ring_size != 0))) "there is no table to size"
+    "loadBalancer.consistentHash.maglev.tableSize"         PassedOver (|p| hashes(p, |h| h.maglev.as_ref().is_some_and(|m| m.table_size != 0))) "there is no table to size"
+    "loadBalancer.consistentHash.minimumRingSize"          PassedOver (|p| hashes(p, |h| h.minimum_ring_size != 0)) "there is no table to size"
+    "retryBudget.budgetInterval"               PassedOver (|p| p.retry_budget.is_some_and(|b| b.budget_interval.is_some())) "the requests of the moment count"
     }
 }
 
 /// Fields of `ServiceEntry.endpoints[]` and of a `WorkloadEntry`.
 pub const ENDPOINT: &[Field<WorkloadEntry>] = &fields! {
     "address" ServesNothing (|e| e.address.starts_with("unix:")) "an endpoint that is a Unix socket gets nothing"
+    "network"  PassedOver (|e| !e.network.is_empty()) "the agent has no network, so the endpoint is dialled as it is written"
+    "locality" PassedOver (|e| !e.locality.is_empty()) "the agent has no locality, so endpoints of all localities take turns"
 };
 
 /// A port of a `ServiceEntry`, and the other fields of the entry that matter for it.
@@ -141,4 +161,10 @@ pub const LISTENER: &[Field<IstioEgressListener>] = &fields! {
     "bind"        ServesNothing (|l| !l.bind.is_empty()) "the listener imports nothing"
     "captureMode" ServesNothing (|l| l.capture_mode == CaptureMode::None) "the listener imports nothing"
     "port"        ServesNothing (|l| l.port.as_ref().is_some_and(|p| p.protocol.eq_ignore_ascii_case("HTTP_PROXY"))) "a listener for an explicit proxy imports nothing"
+};
+
+/// Fields of a `Sidecar`.
+pub const SIDECAR: &[Field<Sidecar>] = &fields! {
+    "ingress"               Inbound (|s| !s.ingress.is_empty()) "the gate governs outgoing connections only"
+    "inboundConnectionPool" Inbound (|s| s.inbound_connection_pool.is_some()) "the gate governs outgoing connections only"
 };
