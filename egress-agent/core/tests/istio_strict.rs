@@ -123,3 +123,24 @@ fn eight_of_926_objects_of_published_repositories_are_refused_only_when_read_str
     );
     assert_eq!((refused.len(), valid, documents), (8, 926, 0));
 }
+
+#[test]
+fn an_object_without_a_name_is_invalid_in_files() {
+    for metadata in [
+        "metadata: {}\n",
+        "metadata: {name: ''}\n",
+        "metadata:\n",
+        "",
+    ] {
+        let text = ENTRY.replace("metadata: {name: e}\n", metadata);
+        let errors = found(&text, Strictness::Files);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].ends_with("error: metadata.name: is not set"),
+            "{errors:?}"
+        );
+        assert_eq!(found(&text, Strictness::Istio), [""; 0]);
+    }
+    let made = ENTRY.replace("{name: e}", "{generateName: e-}");
+    assert_eq!(found(&made, Strictness::Files), [""; 0]);
+}

@@ -87,7 +87,14 @@ pub struct Judgement {
 }
 
 /// Judges an object as the agent does when the API has it.
-pub fn judge_object(kind: Kind, object: Value) -> Judgement {
+pub fn judge_object(kind: Kind, mut object: Value) -> Judgement {
+    // The API server makes the name after it asked.
+    if let Some(metadata) = object.get_mut("metadata")
+        && metadata["name"].as_str().is_none_or(str::is_empty)
+        && let Some(prefix) = metadata["generateName"].as_str().map(str::to_owned)
+    {
+        metadata["name"] = Value::from(prefix);
+    }
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
     let path = path(kind, text("namespace"), text("name"));
     let path = path.unwrap_or_else(|| folder(kind));
@@ -202,5 +209,20 @@ mod tests {
         let long = "a".repeat(254);
         assert_eq!(path(Kind::Sidecar, "shop", &long), None);
         assert!(path(Kind::Sidecar, "shop", "a.b-c").is_some());
+    }
+
+    #[test]
+    fn an_object_whose_name_the_server_makes_is_judged_like_others() {
+        let mut object = entry("1", &Value::Null);
+        object["metadata"]["name"] = Value::Null;
+        let nameless = judge_object(Kind::ServiceEntry, object.clone());
+        assert_eq!(nameless.errors, ["metadata.name: is not set"]);
+        object["metadata"]["generateName"] = json!("a-");
+        assert_eq!(
+            judge_object(Kind::ServiceEntry, object),
+            Judgement::default()
+        );
+        let text = judge_object(Kind::ServiceEntry, json!("text"));
+        assert!(!text.errors.is_empty());
     }
 }

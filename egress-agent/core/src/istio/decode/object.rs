@@ -225,6 +225,9 @@ pub(super) fn object(
         });
     }
     let meta = reader.within(Step::Field("metadata"), |reader| {
+        if strict {
+            named(&root, reader);
+        }
         meta(root.get("metadata"), reader)
     });
     if let Value::Map(entries) = &root.value {
@@ -289,6 +292,22 @@ fn generation(root: &Node) -> Option<i64> {
     match &root.get("metadata")?.get("generation")?.value {
         Value::Number(number) => number.parse().ok(),
         Value::Null | Value::Bool(_) | Value::String(_) | Value::List(_) | Value::Map(_) => None,
+    }
+}
+
+/// Says that an object has no name. The API server rejects such an object; istiod's validation does not look at it.
+fn named(root: &Node, reader: &mut Reader) {
+    let metadata = root.get("metadata");
+    let set = |key: &str| {
+        let value = metadata.and_then(|m| m.get(key)).map(|node| &node.value);
+        value.is_some_and(|value| {
+            !matches!(value, Value::Null) && *value != Value::String(String::new())
+        })
+    };
+    if !set("name") && !set("generateName") {
+        reader.within(Step::Field("name"), |reader| {
+            reader.say(Severity::Error, metadata.unwrap_or(root), "is not set");
+        });
     }
 }
 
