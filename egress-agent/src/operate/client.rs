@@ -3,7 +3,7 @@
 use super::request::{Asked, Explained, Request, TIMEOUT};
 use super::status::Status;
 use crate::applied::RuleState;
-use crate::failure::{ABSENT, Failure};
+use crate::failure::{ABSENT, FINDING, Failure, PRIVILEGE};
 use crate::rollout::Goal;
 use anyhow::Context as _;
 use egress_core::istio::RuleName;
@@ -65,13 +65,16 @@ pub fn wait(path: &Path, limit: Duration, closed: bool) -> anyhow::Result<()> {
     loop {
         let why = match ask(path) {
             Ok(status) if status.ready || (closed && status.closed) => return Ok(()),
-            Ok(status) => status
-                .trouble
-                .unwrap_or_else(|| "not proven yet".to_owned()),
-            Err(e) => format!("{e:#}"),
+            Ok(status) => Failure::finding(
+                status
+                    .trouble
+                    .unwrap_or_else(|| "not proven yet".to_owned()),
+            ),
+            Err(e) => may_pass(e)?,
         };
         if Instant::now() >= until {
-            return Err(Failure::finding(format_args!("not ready after {limit:?}: {why}")).into());
+            let message = format!("not ready after {limit:?}: {why}");
+            return Err(Failure { message, ..why }.into());
         }
         std::thread::sleep(POLL_INTERVAL);
     }
@@ -89,15 +92,30 @@ pub fn wait_rule(path: &Path, limit: Duration, rule: &RuleName, goal: Goal) -> a
                     let line = format!("{rule} is refused: {why}");
                     return Err(Failure::finding(line).into());
                 }
-                Err((false, why)) => why,
+                Err((false, why)) => Failure::finding(why),
             },
-            Err(e) => format!("{e:#}"),
+            Err(e) => may_pass(e)?,
         };
         if Instant::now() >= until {
-            return Err(Failure::finding(format_args!("{rule}: {why} (waited {limit:?})")).into());
+            let message = format!("{rule}: {why} (waited {limit:?})");
+            return Err(Failure { message, ..why }.into());
         }
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// The failure of a wait that ends after this error.
+///
+/// # Errors
+/// Time does not help, because a privilege is missing.
+fn may_pass(error: anyhow::Error) -> anyhow::Result<Failure> {
+    let code = match Failure::code_of(&error) {
+        PRIVILEGE => return Err(error),
+        ABSENT => ABSENT,
+        _ => FINDING,
+    };
+    let message = format!("{error:#}");
+    Ok(Failure { code, message })
 }
 
 /// Whether the goal is reached; if not, whether that is final, and why.
@@ -168,5 +186,22 @@ mod tests {
         ] {
             assert_eq!(is(have.clone(), goal), want, "{have:?} {goal:?}");
         }
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_code_of_its_last_error_and_at_once_without_a_privilege() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("admin.sock");
+        let rule: RuleName = "serviceentry/shop/a".parse().unwrap();
+        let in_force = Goal::InForce(None);
+        for result in [
+            wait(&socket, Duration::ZERO, false),
+            wait_rule(&socket, Duration::ZERO, &rule, in_force),
+        ] {
+            assert_eq!(Failure::code_of(&result.unwrap_err()), ABSENT);
+        }
+        assert!(may_pass(Failure::privilege("no root").into()).is_err());
+        let other = may_pass(anyhow::anyhow!("disk on fire")).unwrap();
+        assert_eq!(other.code, FINDING);
     }
 }
