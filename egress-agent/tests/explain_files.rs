@@ -52,8 +52,10 @@ fn the_config_of_the_agent_decides_with_the_rules() {
             "internal: [10.0.0.0/8]\ndns: {servers: [192.0.2.53]}\n",
             "10.1.2.3:5432",
             0,
-            "the agent's `internal` ranges",
+            "it is in 10.0.0.0/8, one of the agent's `internal` ranges",
         ),
+        (dns, "127.0.0.1:80", 0, "it is loopback"),
+        (dns, "[::1]:80", 0, "it is loopback"),
         (dns, "192.0.2.53:53", 0, "it is a name server"),
         (
             "outboundTrafficPolicy: ALLOW_ANY\n",
@@ -118,5 +120,25 @@ fn the_answer_for_machines_says_who_denies() {
         assert_eq!(told["allowed"], allowed, "{told}");
         assert_eq!(told["deniedBy"], by, "{told}");
         assert_eq!(told["reason"], reason, "{told}");
+    }
+}
+
+#[test]
+fn rules_that_cannot_be_read_are_bad_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("absent");
+    let binary = dir.path().join("binary.yaml");
+    fs::write(&binary, b"kind: \xff").unwrap();
+    for path in [absent.as_path(), binary.as_path()] {
+        let out = Command::new(env!("CARGO_BIN_EXE_egress-agent"))
+            .args(["explain", "--rules"])
+            .args([path.as_os_str(), "a.example:1".as_ref()])
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(64), "{out:?}");
+        assert!(out.stdout.is_empty(), "{out:?}");
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(path.to_str().unwrap()), "{stderr}");
     }
 }

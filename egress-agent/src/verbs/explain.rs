@@ -168,7 +168,12 @@ fn by_files(
     query: Option<&Query>,
     question: Option<&Question>,
 ) -> anyhow::Result<Explanation> {
-    let rules = rules::compile(&files::read(&asked.rules));
+    let reading = files::read(&asked.rules);
+    // An agent keeps the last good versions of what it cannot read; here there are none.
+    if let Some((path, why)) = reading.failed.first() {
+        return Err(Failure::usage(format_args!("{}: {why}", path.display())).into());
+    }
+    let rules = rules::compile(&reading);
     for problem in &rules.problems {
         eprintln!("egress-agent: {problem}");
     }

@@ -14,6 +14,7 @@ use crate::policy::tables::Transport;
 use crate::registry::services::{Class, Service};
 use crate::registry::view::View;
 use crate::routing::DenialReason;
+use egress_ebpf::addr::Addr;
 use egress_ebpf::verdict::Reason;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -143,8 +144,30 @@ impl<'a> Asked<'a> {
         if self.policy().allow_any {
             return "no rule lists it, and outboundTrafficPolicy is ALLOW_ANY".to_owned();
         }
-        "it is a name server, or in the agent's `internal` ranges or those of the cluster"
-            .to_owned()
+        self.passes_by_settings(to)
+    }
+
+    /// Why an address passes that no rule lists, and that the policy does not pass as any other.
+    fn passes_by_settings(&self, to: SocketAddr) -> String {
+        let settings = self.state.settings();
+        if settings.dns_servers.contains(&to) {
+            return "it is a name server of the agent (`dns.servers`, or those of the node)"
+                .to_owned();
+        }
+        if Addr::from(to.ip()).is_loopback() {
+            return "it is loopback, which no rule needs to list: the flow stays in its network namespace"
+                .to_owned();
+        }
+        let mut internal = settings.internal.iter();
+        match internal.find(|net| net.contains(&to.ip())) {
+            Some(net) => format!(
+                "it is in {net}, one of the agent's `internal` ranges or those of the cluster"
+            ),
+            None => {
+                "it is a name server, or in the agent's `internal` ranges or those of the cluster"
+                    .to_owned()
+            }
+        }
     }
 
     fn denied_lines(

@@ -5,7 +5,7 @@
 
 use crate::http::authority::parse_authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use thiserror::Error;
 
 /// What is asked.
@@ -49,6 +49,12 @@ pub enum QuestionError {
     /// No port, and no scheme that has one.
     #[error("no port: give HOST:PORT, IP:PORT or a URL")]
     NoPort,
+    /// Not a port.
+    #[error("{0} is not a port (1 to 65535)")]
+    BadPort(String),
+    /// An IPv6 address whose end may be a port.
+    #[error("write IPv6 as [{0}]:{1}")]
+    Brackets(Ipv6Addr, u16),
     /// The host is not a name or address.
     #[error("{0:?} is not a host")]
     BadHost(String),
@@ -119,6 +125,12 @@ impl Question {
 }
 
 fn dialled(authority: &str, scheme: Option<Scheme>) -> Result<Dialled, QuestionError> {
+    let (host, written) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let is_host = !host.contains(':') || host.ends_with(']');
+    let port = written.parse().ok().filter(|port| *port != 0);
+    if is_host && !written.is_empty() && port.is_none() {
+        return Err(QuestionError::BadPort(written.to_owned()));
+    }
     if let Ok(address) = authority.parse::<SocketAddr>() {
         return Ok(Dialled::Address(address));
     }
@@ -126,14 +138,56 @@ fn dialled(authority: &str, scheme: Option<Scheme>) -> Result<Dialled, QuestionE
         Scheme::Http => 80,
         Scheme::Https => 443,
     });
+    if let (None, Some(port), Ok(ip)) = (default, port, host.parse::<Ipv6Addr>()) {
+        return Err(QuestionError::Brackets(ip, port));
+    }
     let bare = authority.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse::<IpAddr>() {
         let port = default.ok_or(QuestionError::NoPort)?;
         return Ok(Dialled::Address(SocketAddr::new(ip, port)));
     }
-    let port = authority.rsplit_once(':').and_then(|(_, p)| p.parse().ok());
+    let port = port.filter(|_| is_host);
     let port = port.or(default).ok_or(QuestionError::NoPort)?;
     let host = parse_authority(authority);
     let host = host.map_err(|_| QuestionError::BadHost(authority.to_owned()))?;
     Ok(Dialled::Name(host.as_str().to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_without_a_usable_port_says_what_to_write() {
+        for (text, error) in [
+            ("a.example:99999", "99999 is not a port (1 to 65535)"),
+            ("a.example:0", "0 is not a port (1 to 65535)"),
+            ("a.example:http", "http is not a port (1 to 65535)"),
+            ("192.0.2.1:99999", "99999 is not a port (1 to 65535)"),
+            ("[::1]:99999", "99999 is not a port (1 to 65535)"),
+            (
+                "https://a.example:99999/x",
+                "99999 is not a port (1 to 65535)",
+            ),
+            ("::1:80", "write IPv6 as [::1]:80"),
+            ("2001:db8::1:443", "write IPv6 as [2001:db8::1]:443"),
+            ("1:2:3:4:5:6:7:8:443", "write IPv6 as [1:2:3:4:5:6:7:8]:443"),
+            ("::1", "no port: give HOST:PORT, IP:PORT or a URL"),
+            ("2001:db8::1", "no port: give HOST:PORT, IP:PORT or a URL"),
+            ("a.example", "no port: give HOST:PORT, IP:PORT or a URL"),
+        ] {
+            assert_eq!(
+                Question::parse(text).unwrap_err().to_string(),
+                error,
+                "{text}"
+            );
+        }
+        for (text, port) in [
+            ("a.example:443", 443),
+            ("[::1]:80", 80),
+            ("http://[::1]/", 80),
+        ] {
+            assert_eq!(Question::parse(text).unwrap().port(), port, "{text}");
+        }
+    }
 }
