@@ -144,3 +144,21 @@ fn an_object_without_a_name_is_invalid_in_files() {
     let made = ENTRY.replace("{name: e}", "{generateName: e-}");
     assert_eq!(found(&made, Strictness::Files), [""; 0]);
 }
+
+#[test]
+fn a_document_that_is_no_object_of_kubernetes_says_what_it_is_and_what_to_write() {
+    for (text, error) in [
+        ("- a\n", "1:1: error: document is a list, not an object"),
+        ("a\n", "1:1: error: document is a string, not an object"),
+        (
+            "kind: ServiceEntry\n",
+            "1:1: error: apiVersion: is not set; want networking.istio.io/v1",
+        ),
+        (
+            "apiVersion: networking.istio.io/v1\n",
+            "1:1: error: kind: is not set",
+        ),
+    ] {
+        assert_eq!(found(text, Strictness::Files), [error]);
+    }
+}

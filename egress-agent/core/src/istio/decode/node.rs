@@ -62,6 +62,18 @@ impl Value {
             Self::Map(_) => "object",
         }
     }
+
+    /// The kind of this value in YAML's words, with its article.
+    pub fn in_words(&self) -> &'static str {
+        match self {
+            Self::Null => "empty",
+            Self::Bool(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::String(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Map(_) => "an object",
+        }
+    }
 }
 
 impl Node {

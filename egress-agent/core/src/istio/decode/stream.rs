@@ -303,7 +303,7 @@ impl Stream<'_> {
         in_list: bool,
     ) {
         let Value::Map(entries) = &root.value else {
-            let text = format!("document is a {}, not an object", root.value.kind());
+            let text = format!("document is {}, not an object", root.value.in_words());
             return self.decoded.complain(error(root.mark, text));
         };
         let of = |key: &str| root.get(key).and_then(Node::text).unwrap_or_default();
@@ -318,9 +318,14 @@ impl Stream<'_> {
             let keys = entries.iter().map(|e| e.key.as_str());
             let meant = nearest(missing, keys.filter(|k| *k != missing));
             let hint = meant.map_or(String::new(), |key| format!("; {key:?} is something else"));
+            let want = if missing == "apiVersion" {
+                "; want networking.istio.io/v1"
+            } else {
+                ""
+            };
             return self.decoded.complain(Message {
                 field: missing.to_owned(),
-                ..error(root.mark, format!("{missing} is not set{hint}"))
+                ..error(root.mark, format!("is not set{hint}{want}"))
             });
         }
         match kind_of(api_version, kind, self.strict) {
