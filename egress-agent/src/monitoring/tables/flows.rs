@@ -11,7 +11,7 @@ pub const GROUP: Group = Group {
         counter(
             "egress_denials_total",
             &["by", "verdict", "reason", "workload_namespace"],
-            "Denials since the agent's start, by kernel, proxy or DNS server, by the reason in the log line, and by the Kubernetes namespace of the workload (unknown: no entry or pod is known for its cgroup). Verdict would-deny: an auditing policy let it pass. The kernel reports repeats of a denial with its next event and no lost events, so egress_kernel_verdicts_total is the exact number. At most 1000 combinations are counted apart; those without a denial for an hour make room, and the rest has the namespace other.",
+            "Denials since the agent's start, by kernel, proxy or DNS server, by the reason in the log line, and by the Kubernetes namespace of the workload (unknown: no entry or pod is known for its cgroup). Verdict would-deny: an auditing policy let it pass. The kernel reports repeats of a denial with its next event and no lost events, so this counter may be short; egress_kernel_verdicts_total counts each of them, except that an interrupt in the middle of an increment can lose one. At most 1000 combinations are counted apart; those without a denial for an hour make room, and the rest has the namespace other.",
             |values, out| {
                 for (denied, count) in values.registry.own.denied().counts() {
                     let verdict = if denied.audit { "would-deny" } else { "denied" };
