@@ -13,6 +13,7 @@ use super::upstream::connect::Connected;
 use super::upstream::for_bytes::connect_any;
 use super::upstream::tls::Peer;
 use egress_core::http::response_flags::ResponseFlag;
+use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, RouteTable};
 use egress_core::traffic::{ClusterId, UpstreamProtocol};
 use egress_ebpf::ids::PolicyId;
@@ -35,6 +36,11 @@ pub(super) async fn deny(
     if let Some(cluster) = client.audited(&reason, name) {
         return relay(client, ahead, stream, &cluster).await;
     }
+    end_denied(&client, reason, name);
+}
+
+/// Records a connection that is denied before it has a destination.
+pub(super) fn end_denied(client: &Client, reason: DenialReason, name: Option<&str>) {
     let line = client.logged(|| {
         let protocol = name.map_or(Protocol::Tcp, |_| Protocol::Tls);
         let mut ticket = Ticket::new(client.clone(), protocol, Arc::default());
@@ -52,7 +58,10 @@ pub(super) async fn deny(
 pub(super) async fn relay(client: Client, ahead: Ahead, stream: TcpStream, cluster: &Arc<Cluster>) {
     let ticket = |counters| Ticket::new(client.clone(), Protocol::Tcp, counters);
     let origin = Arc::clone(&client.origin);
-    let listed = |routes: &RouteTable, policy| routes.lists_tcp(policy, origin.destination);
+    let listed = |routes: &RouteTable, policy| {
+        let dialled = origin.destination;
+        routes.lists_tcp(policy, dialled) && routes.keeps_bytes(policy, dialled, cluster)
+    };
     let downstream = Rewound::new(ahead, stream);
     forward(&client, downstream, ticket, cluster, listed).await;
 }
@@ -69,9 +78,12 @@ pub(super) async fn forward(
 ) {
     let mut ticket = ticket(downstream.counters());
     ticket.record.cluster = Some(cluster.id.clone());
+    let deny = |ticket: &Ticket, reason| {
+        let name = Some(ticket.record.host.as_str()).filter(|name| !name.is_empty());
+        client.deny(reason, name);
+    };
     let removed = |ticket: &mut Ticket| {
-        let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
-        client.deny(DenialReason::Removed, name);
+        deny(ticket, DenialReason::Removed);
         ticket.flag(ResponseFlag::UC);
     };
     if !client.may(&listed) {
@@ -99,11 +111,8 @@ pub(super) async fn forward(
     let pool = &cluster.policy.pool;
     let counted = workload.as_ref().filter(|_| pool.counts());
     let Ok(_connection) = counted.map(|w| w.usage.connection(pool)).transpose() else {
-        let name = Some(ticket.record.host.as_str()).filter(|n| !n.is_empty());
-        client.deny(
-            DenialReason::ConnectionPool(cluster.id.host.to_string()),
-            name,
-        );
+        let reason = DenialReason::ConnectionPool(cluster.id.host.to_string());
+        deny(&ticket, reason);
         return ticket.flag(ResponseFlag::UO);
     };
     // The client's own HTTP/2 is nothing that a tunnel's proxy is asked with.
@@ -133,7 +142,7 @@ pub(super) async fn forward(
                     Ok(Ended::Both | Ended::Silent) => ticket.done(),
                     Err(_) => match downstream.denied() {
                         Some(reason) => {
-                            client.deny(reason, Some(&ticket.record.host));
+                            deny(&ticket, reason);
                             ticket.flag(ResponseFlag::UC);
                         }
                         // It is unknown which side broke off; both are closed.
@@ -144,7 +153,12 @@ pub(super) async fn forward(
         }
         Err(reset) => {
             ticket.record.transport_failure = reset.logged_transport().map(Cow::Owned);
+            if matches!(reset, UpstreamReset::Overflow(_)) {
+                return ticket.flag(ResponseFlag::UO);
+            }
+            // Envoy's mark of a connect after which it makes no further one.
             ticket.flag(ResponseFlag::UF);
+            ticket.flag(ResponseFlag::URX);
         }
     }
 }

@@ -54,12 +54,15 @@ pub(super) async fn pass_through(
                 ticket
             };
             let origin = Arc::clone(&client.origin);
-            let listed =
-                |routes: &RouteTable, policy| routes.lists_server(policy, origin.destination, name);
+            let listed = |routes: &RouteTable, policy| {
+                let dialled = origin.destination;
+                routes.lists_server(policy, dialled, name)
+                    && routes.keeps_server(policy, dialled, name, &cluster)
+            };
             let behind = ahead.split_off(length);
             let mut guard = Guard::new(&client, hello.name.clone(), &behind);
             if let Some(reason) = guard.denied() {
-                return client.deny(reason, name);
+                return tcp::end_denied(&client, reason, name);
             }
             let downstream = Rewound::guarded(ahead, guard, stream);
             return tcp::forward(&client, downstream, ticket, &cluster, listed).await;

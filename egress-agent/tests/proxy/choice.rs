@@ -288,7 +288,7 @@ async fn a_limit_of_the_proxy_does_not_count_against_the_endpoint_of_a_tcp_flow(
     let record = bed.record().await;
     assert_eq!(
         (record.attempts, record.flags.to_string()),
-        (1, "UF".into())
+        (1, "UO".into())
     );
     drop(first);
     bed.record().await;

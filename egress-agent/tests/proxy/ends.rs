@@ -5,7 +5,7 @@ use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
 use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
-use egress_core::traffic::ClusterId;
+use egress_core::traffic::{ClusterId, RoutePolicy};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +114,93 @@ async fn a_websocket_ends_with_the_rule_that_listed_its_host() {
         "still listed"
     );
     bed.change(tls_port(PortKind::Sniff, "other.example", &[]));
+    let rest = timeout(PATIENCE, client.rest()).await;
+    assert!(rest.expect("its end").is_empty());
+    assert_eq!(bed.denial().await, DenialReason::Removed);
+}
+
+fn service(host: &str, endpoint: SocketAddr) -> Cluster {
+    Cluster {
+        id: ClusterId::new(host, 80),
+        endpoints: vec![endpoint],
+        ..Cluster::default()
+    }
+}
+
+/// A port that lists these hosts, each with its destination.
+fn leading(hosts: &[(&str, &Cluster)]) -> PortRoutes {
+    let one = |(host, to): &(&str, &Cluster)| {
+        let to = Split::one(Arc::new((*to).clone()));
+        entries(&split_port(host, to, RoutePolicy::default()).hosts)
+    };
+    PortRoutes {
+        hosts: hosts.iter().flat_map(one).collect::<Vec<_>>().into(),
+        ..PortRoutes::default()
+    }
+}
+
+/// A websocket through a port.
+async fn switched(port: PortRoutes) -> (Bed, Raw) {
+    let bed = bed(port, Limits::default()).await;
+    let mut client = bed.client().await;
+    client.send(UPGRADE.as_bytes()).await;
+    assert!(client.head().await.unwrap().starts_with("HTTP/1.1 101"));
+    (bed, client)
+}
+
+#[tokio::test]
+async fn a_running_request_ends_with_the_rule_that_listed_its_destination() {
+    let there = service("there.example", websocket().await);
+    let missing = Cluster {
+        missing: true,
+        ..there.clone()
+    };
+    let mut not_carried_out = there.clone();
+    Arc::make_mut(&mut not_carried_out.policy).denied = Some("why".into());
+    let elsewhere = service("else.example", refused_address());
+    for gone in [missing, not_carried_out, elsewhere] {
+        let (bed, mut client) = switched(leading(&[(HOST, &there)])).await;
+        bed.change(leading(&[(HOST, &gone)]));
+        let rest = timeout(PATIENCE, client.rest()).await;
+        assert!(rest.expect("its end").is_empty());
+        assert_eq!(bed.denial().await, DenialReason::Removed);
+    }
+}
+
+#[tokio::test]
+async fn a_running_request_goes_on_when_its_route_leads_elsewhere_and_its_destination_is_listed() {
+    let there = service("there.example", websocket().await);
+    let elsewhere = service("else.example", refused_address());
+    let (bed, mut client) = switched(leading(&[(HOST, &there)])).await;
+    // Where the routes of the service itself lead does not count.
+    for of_service in [&there, &elsewhere] {
+        bed.change(leading(&[
+            (HOST, &elsewhere),
+            ("there.example", of_service),
+        ]));
+        client.send(b"x").await;
+        assert_eq!(client.take(1).await.as_deref(), Some(&b"x"[..]));
+    }
+}
+
+#[tokio::test]
+async fn bytes_end_with_the_rule_that_listed_their_destination() {
+    let origin = echo(false, "").await;
+    let to = |cluster: Cluster| PortRoutes {
+        tcp: vec![Arc::new(TcpRoute {
+            nets: vec!["192.0.2.1/32".parse().unwrap()],
+            sniffed: false,
+            to: Split::one(Arc::new(cluster)),
+        })]
+        .into(),
+        ..PortRoutes::default()
+    };
+    let bed = bed(to(service("there.example", origin)), Limits::default()).await;
+    let mut client = bed.client().await;
+    client.send(b"x").await;
+    assert_eq!(client.take(1).await.as_deref(), Some(&b"x"[..]));
+    // The destination that the client dialled stays listed.
+    bed.change(to(service("tcp.example", refused_address())));
     let rest = timeout(PATIENCE, client.rest()).await;
     assert!(rest.expect("its end").is_empty());
     assert_eq!(bed.denial().await, DenialReason::Removed);

@@ -202,13 +202,29 @@ async fn half_a_hello_is_closed_when_the_client_leaves_or_the_time_is_up() {
 
 #[tokio::test]
 async fn an_upstream_that_cannot_be_had_closes_the_connection() {
-    for (endpoints, flags) in [(vec![], "UH"), (vec![refused_address()], "UF")] {
+    for (endpoints, flags) in [(vec![], "UH"), (vec![refused_address()], "URX,UF")] {
         let bed = Bed::new(tls_port(PortKind::Tls, NAME, &endpoints)).await;
         let mut client = bed.client().await;
         client.send(&real_hello(NAME)).await;
         assert_eq!(client.rest().await, b"");
         assert_eq!(bed.record().await.flags.to_string(), flags);
     }
+}
+
+#[tokio::test]
+async fn a_second_hello_right_behind_the_first_is_denied_and_recorded() {
+    let origin = raw_origin(|_, mut raw: Raw| async move {
+        raw.rest().await;
+    })
+    .await;
+    let bed = Bed::new(tls_port(PortKind::Tls, NAME, &[origin])).await;
+    let mut client = bed.client().await;
+    let both = [real_hello(NAME), real_hello("other.example")].concat();
+    client.send(&both).await;
+    assert_eq!(client.rest().await, b"");
+    let record = bed.record().await;
+    assert_eq!((&*record.host, &*record.flags.to_string()), (NAME, "UH"));
+    bed.denial().await;
 }
 
 #[tokio::test]

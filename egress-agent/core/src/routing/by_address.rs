@@ -33,6 +33,12 @@ impl ByNetwork {
         lists.map(|list| list.len()).sum()
     }
 
+    /// Every route, once for each of its networks.
+    pub(super) fn routes(&self) -> impl Iterator<Item = &Arc<TcpRoute>> {
+        let lists = self.any.lists.values().chain(self.sniffed.lists.values());
+        lists.flat_map(|list| list.iter())
+    }
+
     /// Lists these routes for a network, in this order, and replaces the former ones.
     pub fn set(&mut self, net: IpNet, routes: Vec<Arc<TcpRoute>>) {
         let (sniffed, any) = routes.into_iter().partition(|route| route.sniffed);

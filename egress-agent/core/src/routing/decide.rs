@@ -175,28 +175,36 @@ impl RouteTable {
 
     /// Decides bytes by their original destination alone.
     pub fn tcp(&self, policy: PolicyId, dialled: SocketAddr, turn: impl Into<Turn>) -> TcpDecision {
-        let turn = turn.into();
-        let listed = || {
-            let port = self.port(policy, dialled.port())?;
-            port.tcp.find(dialled.ip(), |route| {
-                let cluster = &route.to.pick(turn)?.cluster;
-                if let Some(why) = &cluster.policy.denied {
-                    return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
-                }
-                // A destination that leads nowhere does not keep other routes from taking the flow.
-                let cluster = Some(cluster).filter(|c| !c.missing && c.takes(dialled.ip()))?;
-                let cluster = Arc::clone(cluster);
-                Some(if route.sniffed {
-                    TcpDecision::RelayNonHttp(cluster)
-                } else {
-                    TcpDecision::Relay(cluster)
-                })
-            })
-        };
-        listed().unwrap_or_else(|| self.unlisted(policy, dialled))
+        let listed = self.listed_tcp(policy, dialled, turn.into());
+        listed.unwrap_or_else(|| self.unlisted(policy, dialled))
     }
 
-    /// Whether a running TLS connection with this server name is still listed, for any destination of its route.
+    /// The same by the routes that list the destination; `None` if none does.
+    pub(super) fn listed_tcp(
+        &self,
+        policy: PolicyId,
+        dialled: SocketAddr,
+        turn: Turn,
+    ) -> Option<TcpDecision> {
+        let port = self.port(policy, dialled.port())?;
+        port.tcp.find(dialled.ip(), |route| {
+            let cluster = &route.to.pick(turn)?.cluster;
+            if let Some(why) = &cluster.policy.denied {
+                return Some(TcpDecision::NotCarriedOut(Arc::clone(why)));
+            }
+            // A destination that leads nowhere does not keep other routes from taking the flow.
+            let cluster = Some(cluster).filter(|c| !c.missing && c.takes(dialled.ip()))?;
+            let cluster = Arc::clone(cluster);
+            Some(if route.sniffed {
+                TcpDecision::RelayNonHttp(cluster)
+            } else {
+                TcpDecision::Relay(cluster)
+            })
+        })
+    }
+
+    /// Whether a TLS connection with this server name is still listed, for any destination of its route. Whether its
+    /// own destination is: [`Self::keeps_server`].
     pub fn lists_server(&self, policy: PolicyId, dialled: SocketAddr, sni: Option<&str>) -> bool {
         let leads = |route: &Arc<TlsRoute>| {
             within(&route.nets, dialled.ip()).then(|| leads_somewhere(&route.to, dialled))?
@@ -237,7 +245,8 @@ impl RouteTable {
         port.find_host(dialled, head.authority, decides)
     }
 
-    /// Whether a destination is listed for bytes without a name.
+    /// Whether a destination is listed for bytes without a name. Whether the one that they were led to is:
+    /// [`Self::keeps_bytes`].
     pub fn lists_tcp(&self, policy: PolicyId, dialled: SocketAddr) -> bool {
         let listed = || {
             let port = self.port(policy, dialled.port())?;
@@ -289,7 +298,7 @@ impl PortRoutes {
     }
 
     /// Routes that an address leads to without a server name.
-    fn nameless(&self, dialled: IpAddr) -> impl Iterator<Item = &Arc<TlsRoute>> {
+    pub(super) fn nameless(&self, dialled: IpAddr) -> impl Iterator<Item = &Arc<TlsRoute>> {
         self.addresses.nameless(canonical(dialled))
     }
 }

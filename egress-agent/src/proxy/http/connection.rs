@@ -84,13 +84,14 @@ async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain:
         future::pending::<()>().await;
     };
     // Each of these ends the connection at once, with its upstream connections and websocket.
+    let is_running = || matches!(this.session.control.turn(), Turn::Request);
     tokio::select! {
         () = to_its_end => {}
         () = rejection => {}
         () = this.session.control.has_left() => {}
         // A body or a websocket that does not continue. Between requests, the limit for heads comes first.
         () = counters.silence(limits.idle) => {}
-        () = this.judge.removed() => {}
+        () = this.judge.removed(is_running) => {}
     }
     this.tell_rejected();
 }

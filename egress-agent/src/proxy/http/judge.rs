@@ -7,12 +7,12 @@ use crate::proxy::observe::DenialReason;
 use egress_core::http::grpc_timeout::call_timeout;
 use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
-use egress_core::routing::{Act, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
+use egress_core::routing::{Act, Cluster, HttpDecision, HttpDenial, RequestHead, RouteTable, Turn};
 use egress_ebpf::ids::PolicyId;
 use hyper::Request;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::HeaderMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A request that may continue.
 pub(super) struct Allowed {
@@ -38,8 +38,15 @@ impl Allowed {
 /// The judge of one connection.
 pub(super) struct Judge {
     client: Client,
-    /// The host of the last allowed request.
-    last: Mutex<Option<String>>,
+    last: Mutex<Option<Last>>,
+}
+
+/// The last allowed request.
+#[derive(Clone)]
+struct Last {
+    host: String,
+    /// Its destination; `None` if the proxy answers it.
+    to: Option<Arc<Cluster>>,
 }
 
 impl Judge {
@@ -50,38 +57,39 @@ impl Judge {
         }
     }
 
-    /// Waits until the owner's policy no longer lists the host of the last request, and records that.
-    pub(super) async fn removed(&self) {
-        let listed = |routes: &RouteTable, policy| self.is_listed(routes, policy);
+    /// Waits until the owner's policy no longer lists the host of the last request, nor its destination while it runs
+    /// (`is_running`), and records that.
+    pub(super) async fn removed(&self, is_running: impl Fn() -> bool) {
+        let listed = |routes: &RouteTable, policy| self.is_listed(routes, policy, is_running());
         self.client.removed(listed).await;
-        let last = self
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        self.client.deny(DenialReason::Removed, last.as_deref());
+        let last = self.last().take();
+        let host = last.as_ref().map(|last| &*last.host);
+        self.client.deny(DenialReason::Removed, host);
     }
 
-    /// Whether the host of the last request is still listed. Before the first request, whether the port is.
-    fn is_listed(&self, routes: &RouteTable, policy: PolicyId) -> bool {
+    fn last(&self) -> MutexGuard<'_, Option<Last>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the host of the last request is still listed, and its destination if it runs. Before the first request,
+    /// whether the port is.
+    fn is_listed(&self, routes: &RouteTable, policy: PolicyId, is_running: bool) -> bool {
         let dialled = self.client.origin.destination;
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.as_deref() {
-            // The name alone decides whether a host is listed, not method or path.
-            Some(authority) => {
-                let head = RequestHead {
-                    authority,
-                    method: "GET",
-                    path: "/",
-                    headers: &HeaderMap::new(),
-                };
-                !matches!(
-                    routes.http(policy, dialled, &head, 0),
-                    HttpDecision::UnlistedHost
-                )
-            }
-            None => routes.port(policy, dialled.port()).is_some(),
-        }
+        let last = self.last();
+        let Some(Last { host, to }) = &*last else {
+            return routes.port(policy, dialled.port()).is_some();
+        };
+        // The name alone decides whether a host is listed, not method or path.
+        let head = RequestHead {
+            authority: host,
+            method: "GET",
+            path: "/",
+            headers: &HeaderMap::new(),
+        };
+        let decision = routes.http(policy, dialled, &head, 0);
+        let to = to.as_ref().filter(|_| is_running);
+        !matches!(decision, HttpDecision::UnlistedHost)
+            && to.is_none_or(|to| routes.keeps_request(policy, dialled, host, to))
     }
 
     /// Where a request goes, or why it does not. The upgrade that it asks for is not judged.
@@ -120,19 +128,19 @@ impl Judge {
     /// the request there and ends it.
     fn decide(&self, head: &RequestHead<'_>) -> HttpDecision {
         let (origin, routes) = (&self.client.origin, &self.client.shared.routes);
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        // Most requests of a connection are for the host of the previous one.
-        let is_same = last().as_deref() == Some(head.authority);
-        let before = if is_same { None } else { last().clone() };
+        let is_same = |last: &Last| last.host == head.authority;
+        let before = self.last().as_ref().filter(|last| !is_same(last)).cloned();
         loop {
             let now = routes.load();
             let policy = origin.policy_in(&now);
             let decision = now.http(policy, origin.destination, head, Turn::Next);
-            if !is_same {
-                *last() = match decision {
-                    HttpDecision::Act(..) => Some(head.authority.to_owned()),
-                    _ => before.clone(),
-                };
+            if let HttpDecision::Act(act) = &decision {
+                self.note(head.authority, act);
+            } else {
+                match &mut *self.last() {
+                    Some(last) if before.is_none() && is_same(last) => last.to = None,
+                    last => last.clone_from(&before),
+                }
             }
             if Arc::ptr_eq(&now, &routes.load()) {
                 return decision;
@@ -140,13 +148,23 @@ impl Judge {
         }
     }
 
+    /// A request is allowed.
+    fn note(&self, authority: &str, act: &Act) {
+        let to = act.action.destinations().map(|to| Arc::clone(&to.cluster));
+        let mut last = self.last();
+        match &mut *last {
+            // Most requests of a connection are for the host of the previous one.
+            Some(last) if last.host == authority => last.to = to,
+            last => {
+                let host = authority.to_owned();
+                *last = Some(Last { host, to });
+            }
+        }
+    }
+
     /// Allows a request to its destination.
     fn allow<B>(&self, request: &Request<B>, authority: &str, mut act: Act) -> Allowed {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_deref() != Some(authority) {
-            *last = Some(authority.to_owned());
-        }
-        drop(last);
+        self.note(authority, &act);
         let kind = request.headers().get(CONTENT_TYPE);
         let call = kind.is_some_and(|kind| is_grpc(kind.as_bytes()));
         if call {

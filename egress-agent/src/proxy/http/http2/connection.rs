@@ -66,7 +66,8 @@ pub(in crate::proxy) async fn serve(client: Client, stream: Rewound, drain: Conn
         () = served(client, stream, drain) => {}
         // Each of these ends the connection at once, with its streams.
         () = counters.silence(idle) => {}
-        () = judge.removed() => {}
+        // Each stream has a judge of its own.
+        () = judge.removed(|| false) => {}
     }
 }
 

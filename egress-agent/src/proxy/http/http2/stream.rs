@@ -75,7 +75,7 @@ pub(super) async fn serve(
                 tracing::debug!(target: "egress::proxy", %error, "a stream ended early");
             }
         }
-        () = judge.removed() => {}
+        () = judge.removed(|| true) => {}
     }
     Served {
         place,
