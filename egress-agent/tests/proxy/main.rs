@@ -29,6 +29,7 @@ mod http2_upstream;
 mod http2_upstream_faults;
 mod istio_cases;
 mod kept;
+mod let_out;
 mod limits;
 mod memory;
 mod mirror_bounds;

@@ -32,6 +32,9 @@ pub enum Reading {
     /// Names, and this destination as TCP: a flow with a listed name is decided by the name; everything else is
     /// relayed, as without names. So names deny nothing that TCP alone would allow.
     ByName(Arc<Cluster>),
+    /// Names, and nothing lists the destination for bytes without one, but the policy lets out what is not listed, to this
+    /// cluster: HTTP is served, and each request without a listed name goes there.
+    OrUnlisted(PortKind, Arc<Cluster>),
 }
 
 /// How long the first bytes may take.
@@ -78,7 +81,10 @@ impl RouteTable {
         let kind = names
             .filter(|names| !names.hosts.is_empty() || !names.tls.is_empty())
             .map(|names| names.kind);
-        match (kind, self.tcp(policy, dialled, turn)) {
+        let listed = self.listed_tcp(policy, dialled, turn.into());
+        let is_listed = listed.is_some();
+        match (kind, listed.unwrap_or_else(|| self.unlisted(policy, dialled))) {
+            (Some(kind), TcpDecision::Relay(to)) if !is_listed => Reading::OrUnlisted(kind, to),
             (None, TcpDecision::Unlisted) => Reading::Unlisted,
             (None, TcpDecision::Relay(to) | TcpDecision::RelayNonHttp(to)) => Reading::Unread(to),
             (Some(PortKind::Tls), TcpDecision::Unlisted) => Reading::Hello,
@@ -114,16 +120,18 @@ impl Reading {
             Self::Unread(to) => Step::Relay(Arc::clone(to)),
             Self::Hello => Step::Tls(None),
             Self::Denied(why) => Step::Deny(DenialReason::NotCarriedOut(Arc::clone(why))),
-            Self::Names(_) | Self::NamesOrDenied(_) | Self::Sniffed(_) | Self::ByName(_) => {
-                return None;
-            }
+            Self::Names(_)
+            | Self::NamesOrDenied(_)
+            | Self::Sniffed(_)
+            | Self::ByName(_)
+            | Self::OrUnlisted(..) => return None,
         })
     }
 
     /// How long the first bytes may take.
     pub fn patience(&self) -> Patience {
         match self {
-            Self::Names(PortKind::Http) => Patience::Idle,
+            Self::Names(PortKind::Http) | Self::OrUnlisted(PortKind::Http, _) => Patience::Idle,
             Self::ByName(_) => Patience::FirstBytes,
             Self::Unlisted
             | Self::Unread(_)
@@ -132,7 +140,8 @@ impl Reading {
             | Self::Names(_)
             | Self::NamesOrDenied(_)
             // As in Istio's sniffing, the client must speak first.
-            | Self::Sniffed(_) => Patience::Name,
+            | Self::Sniffed(_)
+            | Self::OrUnlisted(..) => Patience::Name,
         }
     }
 
@@ -143,25 +152,37 @@ impl Reading {
         }
         match (self, found) {
             (Self::ByName(to), Sniffed::Http11) => Step::HttpIfListed(Arc::clone(to)),
-            (Self::Sniffed(to) | Self::ByName(to), Sniffed::Tls) => Step::Tls(Some(Arc::clone(to))),
+            (
+                Self::Sniffed(to) | Self::ByName(to) | Self::OrUnlisted(_, to),
+                Sniffed::Tls,
+            ) => Step::Tls(Some(Arc::clone(to))),
             (_, Sniffed::Http11) => Step::Http,
-            (Self::Names(PortKind::Http), Sniffed::Http10) => Step::UpgradeRequired,
+            (
+                Self::Names(PortKind::Http) | Self::OrUnlisted(PortKind::Http, _),
+                Sniffed::Http10,
+            ) => Step::UpgradeRequired,
             (Self::Names(PortKind::Http), Sniffed::Unknown | Sniffed::NeedMore)
             // A server could find a name in it that the proxy does not see.
-            | (Self::Names(_) | Self::Sniffed(_), Sniffed::LikeHttp)
+            | (Self::Names(_) | Self::Sniffed(_) | Self::OrUnlisted(..), Sniffed::LikeHttp)
             | (Self::Sniffed(_), Sniffed::NeedMore) => Step::NotHttp,
-            (Self::Sniffed(_), Sniffed::Http10) => Step::AnyHttp,
+            (Self::Sniffed(_) | Self::OrUnlisted(..), Sniffed::Http10) => Step::AnyHttp,
             (
                 Self::Names(PortKind::Sniff | PortKind::Tls) | Self::NamesOrDenied(_),
                 Sniffed::Tls,
             ) => Step::Tls(None),
             (Self::Names(_), Sniffed::Tls) => Step::Deny(DenialReason::WrongProtocol),
-            (Self::Names(_) | Self::Sniffed(_) | Self::NamesOrDenied(_), Sniffed::Http2) => {
-                Step::Http2
-            }
+            (
+                Self::Names(_)
+                | Self::Sniffed(_)
+                | Self::NamesOrDenied(_)
+                | Self::OrUnlisted(..),
+                Sniffed::Http2,
+            ) => Step::Http2,
             // For Istio, HTTP/1.0 on a sniffed port is TCP, and no TCP is listed.
             (Self::Names(_), Sniffed::Http10) => Step::Deny(DenialReason::Http10),
-            (Self::Sniffed(to) | Self::ByName(to), _) => Step::Relay(Arc::clone(to)),
+            (Self::Sniffed(to) | Self::ByName(to) | Self::OrUnlisted(_, to), _) => {
+                Step::Relay(Arc::clone(to))
+            }
             (Self::NamesOrDenied(why), _) => {
                 Step::Deny(DenialReason::NotCarriedOut(Arc::clone(why)))
             }
@@ -172,7 +193,7 @@ impl Reading {
     /// The step when the time for the first bytes is over and the protocol is unknown.
     pub fn late(&self) -> Step {
         match self {
-            Self::ByName(to) => Step::Relay(Arc::clone(to)),
+            Self::ByName(to) | Self::OrUnlisted(_, to) => Step::Relay(Arc::clone(to)),
             // The bytes so far may be half a request.
             _ => Step::Deny(DenialReason::NameTimeout),
         }
@@ -183,7 +204,7 @@ impl Reading {
         match self {
             // Clients may open connections in advance and never use them. That is not a denial.
             _ if !spoke => Step::Close,
-            Self::ByName(to) => Step::Relay(Arc::clone(to)),
+            Self::ByName(to) | Self::OrUnlisted(_, to) => Step::Relay(Arc::clone(to)),
             _ => Step::Deny(DenialReason::EndedEarly),
         }
     }
@@ -212,6 +233,7 @@ mod tests {
         let to = || Arc::new(Cluster::default());
         let http = || Reading::Names(PortKind::Http);
         let both = || Reading::Names(PortKind::Sniff);
+        let unlisted = |kind| Reading::OrUnlisted(kind, to());
         let deny = Step::Deny;
         for (reading, found, step) in [
             (http(), Sniffed::Http11, Step::Http),
@@ -245,6 +267,15 @@ mod tests {
                 Step::HttpIfListed(to()),
             ),
             (Reading::ByName(to()), Sniffed::Http2, Step::Relay(to())),
+            (unlisted(PortKind::Http), Sniffed::Http11, Step::Http),
+            (unlisted(PortKind::Http), Sniffed::Http2, Step::Http2),
+            (unlisted(PortKind::Http), Sniffed::Http10, Step::UpgradeRequired),
+            (unlisted(PortKind::Http), Sniffed::Unknown, Step::Relay(to())),
+            (unlisted(PortKind::Sniff), Sniffed::Http2, Step::Http2),
+            (unlisted(PortKind::Sniff), Sniffed::Http10, Step::AnyHttp),
+            (unlisted(PortKind::Sniff), Sniffed::LikeHttp, Step::NotHttp),
+            (unlisted(PortKind::Tls), Sniffed::Tls, Step::Tls(Some(to()))),
+            (unlisted(PortKind::Tls), Sniffed::Unknown, Step::Relay(to())),
             (Reading::ByName(to()), Sniffed::Tls, Step::Tls(Some(to()))),
             (Reading::Unlisted, Sniffed::Http11, deny(UnlistedPort)),
             (Reading::Unread(to()), Sniffed::Tls, Step::Relay(to())),

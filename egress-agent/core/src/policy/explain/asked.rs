@@ -137,11 +137,13 @@ impl<'a> Asked<'a> {
             Some((_, Class::Tls)) => vec![tls],
             Some((_, Class::Tcp | Class::Udp)) => vec![Spoken::Bytes],
             None => match self.gate.routes.reading(self.gate.id, to, 0) {
-                Reading::Hello => vec![tls],
-                Reading::Names(PortKind::Http) => vec![http],
-                Reading::Names(PortKind::Sniff | PortKind::Tls) | Reading::NamesOrDenied(_) => {
-                    vec![http, tls]
+                Reading::Hello | Reading::OrUnlisted(PortKind::Tls, _) => vec![tls],
+                Reading::Names(PortKind::Http) | Reading::OrUnlisted(PortKind::Http, _) => {
+                    vec![http]
                 }
+                Reading::Names(PortKind::Sniff | PortKind::Tls)
+                | Reading::OrUnlisted(PortKind::Sniff, _)
+                | Reading::NamesOrDenied(_) => vec![http, tls],
                 Reading::Unlisted
                 | Reading::Denied(_)
                 | Reading::Unread(_)
