@@ -9,11 +9,12 @@ use egress_tests::lab::{LabOptions, host, v4};
 use egress_tests::place::Place;
 use egress_tests::probe::Session;
 use egress_tests::readiness::spawn;
-use egress_tests::{Agent, Lab, agent, wait_until};
+use egress_tests::{Agent, Lab, agent, queries, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::fs;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LONG: Duration = Duration::from_secs(20);
 /// Nothing is there: the agent answers.
@@ -166,4 +167,41 @@ fn a_new_name_that_is_asked_for_while_one_agent_takes_over_is_answered_by_the_ne
     assert!(took < Duration::from_secs(4), "{took:?}");
     let mut old = lab.swap_agent(next).unwrap();
     assert!(old.wait_end(LONG).unwrap().success());
+}
+
+/// When the lease of a name ends, in seconds since 1970, by what the agent keeps for the next one.
+fn kept_until(lab: &Lab, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(lab.admin_socket().with_extension("leases")).ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.split(' ').next() == Some(name))?;
+    line.rsplit_once('@')?.1.parse().ok()
+}
+
+#[test]
+fn an_address_that_a_connection_uses_stays_allowed_when_the_agent_is_killed() {
+    const NAME: &str = "a.wild.example";
+    let flags = ["--dns-intercept=auto", "--dns-min-ttl=1s", "--dns-grace=6s"];
+    let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
+    let rules = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: wild}\n\
+                 spec:\n  hosts: ['*.wild.example']\n  ports: [{number: 7, name: tcp, protocol: TCP}]\n";
+    lab.rules("wild.yaml", rules).unwrap();
+    lab.dns.set(NAME, &[v4(host::ECHO)], 1);
+    let to = SocketAddr::new(v4(host::ECHO), 7);
+    queries::ask(&lab.client_place(), "connected", NAME, &["192.0.2.1"]).unwrap();
+    let mut session = Session::hold(&lab.client_place(), to).unwrap();
+    assert_eq!(session.say("first").unwrap(), "first");
+    let first = wait_until("the lease is written", LONG, || kept_until(&lab, NAME)).unwrap();
+    wait_until(
+        "the lease in use is written anew and the first over",
+        LONG,
+        || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+            (now > first && kept_until(&lab, NAME)? > now).then_some(())
+        },
+    )
+    .unwrap();
+    kill(&mut lab);
+    assert_eq!(session.say("again").unwrap(), "again");
+    assert!(lab.attempt("tcp", to).unwrap().passed());
 }

@@ -79,7 +79,8 @@ impl Engine {
         let now = Instant::now();
         let taken = questions::give(replies, now, &mut self.state);
         if taken.answered {
-            self.lease_file.answered(now, taken.changed);
+            let grace = self.state.lease_settings().grace;
+            self.lease_file.answered(now, taken.changed, grace);
         }
         self.first_answers.look(&self.state);
     }
@@ -95,7 +96,8 @@ impl Engine {
         }
         let outcomes = self.state.handle_leases(now, &leases);
         let changed = outcomes.iter().any(|outcome| outcome.changed);
-        self.lease_file.answered(now, changed);
+        let grace = self.state.lease_settings().grace;
+        self.lease_file.answered(now, changed, grace);
         waiting
     }
 
@@ -110,8 +112,12 @@ impl Engine {
     /// Keeps the leases of addresses that running connections use.
     pub(super) fn keep_used(&mut self, used: &BTreeSet<IpAddr>) {
         let now = Instant::now();
-        let next = self.used.taken(now, self.state.lease_settings().grace);
+        let grace = self.state.lease_settings().grace;
+        let next = self.used.taken(now, grace);
         self.state.handle_in_use(now, used, next);
+        if !used.is_empty() {
+            self.lease_file.prolonged(now, grace);
+        }
     }
 
     /// Answers a question. The client may have disconnected.

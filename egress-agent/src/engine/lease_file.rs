@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Delay from an answer with other addresses to the write, which includes later answers too.
 const SOON: Duration = Duration::from_secs(3);
-/// The same for an answer that only prolongs a lease.
+/// The longest such delay for what only prolongs a lease.
 const LATE: Duration = Duration::from_mins(10);
 
 /// See the module.
@@ -53,8 +53,20 @@ impl LeaseFile {
     }
 
     /// An answer arrived. `changed`: a name has other addresses.
-    pub(super) fn answered(&mut self, now: Instant, changed: bool) {
-        let at = now + if changed { SOON } else { LATE };
+    pub(super) fn answered(&mut self, now: Instant, changed: bool, grace: Duration) {
+        if changed {
+            self.write_by(now + SOON);
+        } else {
+            self.prolonged(now, grace);
+        }
+    }
+
+    /// Leases last longer, at least for the grace from now on: what is written later than half of it could have ended.
+    pub(super) fn prolonged(&mut self, now: Instant, grace: Duration) {
+        self.write_by(now + (grace / 2).clamp(SOON, LATE));
+    }
+
+    fn write_by(&mut self, at: Instant) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
@@ -191,12 +203,16 @@ mod tests {
         let start = Instant::now();
         let mut file = LeaseFile::beside(Path::new("/nonexistent/a.sock"));
         assert_eq!(file.due(), None);
-        file.answered(start, false);
+        file.answered(start, false, LATE * 4);
         assert_eq!(file.due(), Some(start + LATE));
-        file.answered(start, true);
-        file.answered(start + SOON / 2, true);
+        file.prolonged(start, LATE);
+        assert_eq!(file.due(), Some(start + LATE / 2));
+        file.answered(start, true, LATE);
+        file.answered(start + SOON / 2, true, LATE);
         assert_eq!(file.due(), Some(start + SOON), "not put off");
         file.begin();
         assert_eq!(file.due(), None);
+        file.prolonged(start, Duration::ZERO);
+        assert_eq!(file.due(), Some(start + SOON));
     }
 }

@@ -47,9 +47,10 @@ pub(super) fn is_of_search_list(listing: Listing<'_>, name: &str) -> bool {
     settings.search.iter().any(|domain| {
         below(name, domain).is_some_and(|before| {
             let cluster = settings.cluster_domain.as_deref();
-            !before.contains('.')
-                || cluster.is_some_and(|cluster| below(before, cluster).is_some())
-                || listing.lists(before)
+            // In a cluster, one label is most likely a Service's short name.
+            let of_cluster =
+                |cluster: &str| !before.contains('.') || below(before, cluster).is_some();
+            cluster.is_some_and(of_cluster) || listing.lists(before)
         })
     })
 }

@@ -205,6 +205,21 @@ fn outside_a_cluster_its_names_are_unlisted() {
 }
 
 #[test]
+fn outside_a_cluster_a_host_of_the_search_domain_is_denied_and_recorded() {
+    let settings = QuerySettings {
+        search: in_cluster().search,
+        ..QuerySettings::default()
+    };
+    let directory = directory(RULES, Settings::default(), settings);
+    for (name, expected) in [
+        ("jira.corp.example", "deny NXDomain"),
+        ("api.example.com.corp.example", "local NXDomain"),
+    ] {
+        assert_eq!(told(&directory, name, RecordType::A), expected, "{name}");
+    }
+}
+
+#[test]
 fn settings_allow_types_and_choose_the_code() {
     let settings = QuerySettings {
         types: vec![RecordType::TXT],

@@ -130,7 +130,9 @@ impl PolicyRoutes {
         };
         let as_bytes = || {
             let leads = |c: &Arc<Cluster>| *c.id.host == *host && !c.missing && !denied(c);
-            port.tcp.routes().any(|route| route.to.clusters().any(leads))
+            port.tcp
+                .routes()
+                .any(|route| route.to.clusters().any(leads))
         };
         as_host().or_else(as_server).unwrap_or_else(as_bytes)
     }

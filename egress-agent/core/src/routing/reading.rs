@@ -83,7 +83,10 @@ impl RouteTable {
             .map(|names| names.kind);
         let listed = self.listed_tcp(policy, dialled, turn.into());
         let is_listed = listed.is_some();
-        match (kind, listed.unwrap_or_else(|| self.unlisted(policy, dialled))) {
+        match (
+            kind,
+            listed.unwrap_or_else(|| self.unlisted(policy, dialled)),
+        ) {
             (Some(kind), TcpDecision::Relay(to)) if !is_listed => Reading::OrUnlisted(kind, to),
             (None, TcpDecision::Unlisted) => Reading::Unlisted,
             (None, TcpDecision::Relay(to) | TcpDecision::RelayNonHttp(to)) => Reading::Unread(to),
@@ -269,8 +272,16 @@ mod tests {
             (Reading::ByName(to()), Sniffed::Http2, Step::Relay(to())),
             (unlisted(PortKind::Http), Sniffed::Http11, Step::Http),
             (unlisted(PortKind::Http), Sniffed::Http2, Step::Http2),
-            (unlisted(PortKind::Http), Sniffed::Http10, Step::UpgradeRequired),
-            (unlisted(PortKind::Http), Sniffed::Unknown, Step::Relay(to())),
+            (
+                unlisted(PortKind::Http),
+                Sniffed::Http10,
+                Step::UpgradeRequired,
+            ),
+            (
+                unlisted(PortKind::Http),
+                Sniffed::Unknown,
+                Step::Relay(to()),
+            ),
             (unlisted(PortKind::Sniff), Sniffed::Http2, Step::Http2),
             (unlisted(PortKind::Sniff), Sniffed::Http10, Step::AnyHttp),
             (unlisted(PortKind::Sniff), Sniffed::LikeHttp, Step::NotHttp),
