@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 import sys
+import time
 
 QTYPE = {"A": 1, "AAAA": 28, "TXT": 16, "ANY": 255, "HTTPS": 65, "PTR": 12, "NS": 2, "NULL": 10, "MX": 15, "SRV": 33}
 
@@ -48,8 +49,8 @@ def family(server):
     return socket.AF_INET6 if ":" in server else socket.AF_INET
 
 
-def say(source, message):
-    print(json.dumps({"from": source[0], "port": source[1], **read(message)}), flush=True)
+def say(source, message, **more):
+    print(json.dumps({"from": source[0], "port": source[1], **read(message), **more}), flush=True)
 
 
 def unconnected(name, qtype, servers):
@@ -64,15 +65,18 @@ def unconnected(name, qtype, servers):
 
 
 def connected(name, qtype, servers):
-    """A connected socket for each server, as glibc does it. Prints the peer that the socket shows."""
+    """A connected socket for each server, as glibc does it. Prints the peer that the socket shows, and the time that the
+    answer took in milliseconds."""
     for server in servers:
         sock = socket.socket(family(server), socket.SOCK_DGRAM)
         sock.settimeout(5)
         sock.connect((server, 53))
+        sent = time.monotonic()
         sock.send(query(name, qtype, 7))
         message = sock.recv(65535)
+        took = int((time.monotonic() - sent) * 1000)
         assert sock.getpeername()[:2] == (server, 53), sock.getpeername()
-        say(sock.getpeername(), message)
+        say(sock.getpeername(), message, took=took)
 
 
 def tcp(name, qtype, servers, count=2):

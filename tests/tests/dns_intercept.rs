@@ -234,6 +234,65 @@ fn while_no_server_answers_clients_get_the_addresses_that_are_leased() {
 }
 
 #[test]
+fn while_the_first_server_is_silent_clients_get_the_answers_of_the_second() {
+    let servers = [198, 199].map(v4).map(|ip| format!("--dns-server={ip}"));
+    let flags = ["--dns-intercept=auto", &servers[0], &servers[1]];
+    let mut lab = Lab::without_agent(LabOptions::flags(&flags)).unwrap();
+    let [first, second] = [198, 199].map(|last| lab.world().dns(&[v4(last)]).unwrap());
+    for dns in [&first, &second] {
+        dns.set("echo.example", &[v4(100)], 1);
+    }
+    lab.start_agent().unwrap();
+    lab.rules("echo.yaml", ECHO).unwrap();
+    first.fail(Fault::Silent);
+    let mut slow = Vec::new();
+    for last in 101..121 {
+        second.set("echo.example", &[v4(last)], 1);
+        wait_until("the new address", Duration::from_secs(10), || {
+            let answer = ask(&lab, "connected", "echo.example", &["192.0.2.1"]).remove(0);
+            assert_eq!(answer["code"], NO_ERROR, "{answer}");
+            if answer["took"].as_u64() >= Some(600) {
+                slow.push(answer.clone());
+            }
+            (addresses(&answer) == [v4(last)]).then_some(())
+        })
+        .unwrap();
+    }
+    // The agent's own questions and those for workloads find out separately that the server is silent.
+    assert!(slow.len() <= 1, "{slow:#?}");
+    assert_eq!(lab.status().unwrap()["agent"]["queriesStale"], 0);
+}
+
+#[test]
+fn the_answer_that_comes_after_leased_addresses_is_kept() {
+    let lab = lab();
+    lab.dns.set("httpbin.org", &[v4(host::HTTPBIN)], 1);
+    let counted = |what: &str| lab.status().unwrap()["agent"][what].as_u64().unwrap();
+    let asked = || ask(&lab, "connected", "httpbin.org", &["192.0.2.9"]).remove(0);
+    lab.dns.fail(Fault::Silent);
+    wait_until("an answer from leases", Duration::from_secs(40), || {
+        asked();
+        (counted("queriesStale") > 0).then_some(())
+    })
+    .unwrap();
+    // Answers at once while the name server is asked.
+    let answer = asked();
+    assert!(answer["took"].as_u64() < Some(600), "{answer}");
+    let kept = || lab.status().unwrap()["dns"]["cacheBytes"].clone();
+    let before = kept();
+    lab.dns.set("httpbin.org", &[v4(100), v4(101)], 60);
+    lab.dns.fail(Fault::None);
+    // It has another size. The agent's own answers are not among those.
+    wait_until("an answer that is kept", Duration::from_secs(10), || {
+        (kept() != before).then_some(())
+    })
+    .unwrap();
+    let before = counted("queriesForwarded");
+    assert_eq!(addresses(&asked()), [v4(100), v4(101)]);
+    assert_eq!(counted("queriesForwarded"), before);
+}
+
+#[test]
 fn without_an_agent_queries_fail() {
     let mut lab = lab();
     lab.agent().unwrap().kill().unwrap();

@@ -3,11 +3,13 @@
 
 mod exchange;
 mod failing;
+mod in_turn;
 mod name_servers;
 mod resolver;
 mod serve;
 mod server;
 mod shared;
+mod silence;
 mod tls;
 mod transport;
 mod trust;

@@ -3,8 +3,9 @@
 //! It uses no search domains, no hosts file and no cache: names are complete, and the core decides how long
 //! an answer is kept. If a server fails, it asks the next one. A negative answer is final.
 
+use super::in_turn::ask_in_turn;
 use super::name_servers::NameServers;
-use super::server::{Server, ask_in_turn};
+use super::server::Server;
 use egress_core::dns::chain;
 use egress_core::dns::query::Question;
 use egress_core::policy::leases::{Answer, Failure};

@@ -1,10 +1,12 @@
 //! One name server. It is asked over UDP if only the server can answer, and otherwise over TCP. A server over TLS is asked
 //! over TLS only.
 //!
-//! Owns that choice, and how often a question is asked. [`super::exchange`] decides which datagram is an answer.
+//! Owns that choice, and how often a question is asked. [`super::exchange`] decides which datagram is an answer,
+//! [`super::in_turn`] which server is asked.
 
 use super::exchange::Exchange;
 use super::shared::NoAnswer;
+use super::silence::{SILENT, Silence};
 use super::tls::{Link, OverTls};
 use super::transport::Transport;
 use crate::sockets::SocketFactory;
@@ -18,21 +20,20 @@ use hickory_resolver::proto::rr::{Record, RecordType};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// How many times to try a list of servers.
-const ROUNDS: usize = 2;
 /// How long one server has for one question, including a repetition over TCP.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// A question is asked over UDP once more if there is no answer after this time: a datagram may be lost.
-const REPEAT: Duration = Duration::from_millis(700);
+const REPEAT: Duration = SILENT;
 
 type Client = hickory_resolver::Resolver<Transport>;
 
 /// See the module.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
+    pub(super) silence: Silence,
     udp: Exchange,
     stream: Stream,
     /// Whether every question goes over the stream.
@@ -43,29 +44,6 @@ pub(super) struct Server {
 enum Stream {
     Tcp(Client),
     Tls(hickory_resolver::Resolver<OverTls>),
-}
-
-/// The message that answers a question, of the first of these servers that has one: records, or the word that there are
-/// none. Otherwise the reasons.
-pub(super) async fn ask_in_turn(
-    servers: &[Arc<Server>],
-    question: &Question,
-) -> Result<Message, String> {
-    let mut failures = Vec::new();
-    for _ in 0..ROUNDS {
-        for server in servers {
-            match server.ask(question).await {
-                Ok(message) => return Ok(message),
-                Err(why) => {
-                    let failure = format!("{}: {why}", server.address);
-                    if !failures.contains(&failure) {
-                        failures.push(failure);
-                    }
-                }
-            }
-        }
-    }
-    Err(failures.join(", "))
 }
 
 impl Server {
@@ -79,6 +57,7 @@ impl Server {
         let transport = Transport::new(Arc::clone(sockets), netns, TIMEOUT);
         Ok(Self {
             address,
+            silence: Silence::new(Instant::now()),
             udp: Exchange::new(sockets, netns, address),
             stream: Stream::Tcp(client(address, transport, concurrent)?),
             only_tcp: AtomicBool::new(address.ip().is_loopback()),
@@ -94,15 +73,28 @@ impl Server {
         let address = link.server();
         Ok(Self {
             address,
+            silence: Silence::new(Instant::now()),
             udp: Exchange::new(sockets, sockets.own_netns(), address),
             stream: Stream::Tls(client(address, link.provider(), concurrent)?),
             only_tcp: AtomicBool::new(true),
         })
     }
 
+    /// Whether it is asked over TLS.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
     pub(super) async fn ask(&self, question: &Question) -> Result<Message, String> {
+        let asked = Instant::now();
         let message = timeout(TIMEOUT, self.message(question)).await;
-        let message = message.unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")))?;
+        let message = message.unwrap_or_else(|_| Err(format!("no answer in {TIMEOUT:?}")));
+        let now = Instant::now();
+        match &message {
+            Ok(_) => self.silence.answered(asked, now),
+            Err(_) => self.silence.unanswered(asked, now),
+        }
+        let message = message?;
         let code = message.metadata.response_code;
         let is_final = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
         // Any other code is a failure of the server.

@@ -15,7 +15,8 @@ use hickory_proto::rr::{RData, Record, RecordType};
 use server::{Manner, Nodes, Server, Via, add, name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 fn resolver(servers: &[&Server]) -> Resolver {
     let sockets = Arc::new(SocketFactory::new().unwrap());
@@ -65,6 +66,9 @@ fn zone(host: &str, kind: RecordType, via: Via, r: &mut Message) -> bool {
     }
     true
 }
+
+/// Less than a question waits for a silent server.
+const LIMIT: Duration = Duration::from_millis(600);
 
 const BOTH: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
@@ -144,6 +148,42 @@ fn the_next_server_is_asked_where_one_fails_or_is_silent() {
         let resolver = resolver(&[&failing, &silent, &good]);
         assert_eq!(addresses(&resolver, "both.example").await, BOTH);
         assert!(!silent.asked().is_empty());
+    });
+}
+
+#[test]
+fn a_silent_server_delays_one_question_and_is_asked_again_when_it_answers() {
+    static SILENT: AtomicBool = AtomicBool::new(true);
+    let nodes = Nodes::new();
+    nodes.run(async || {
+        let first = nodes.outside(0, Manner::Plain, |host, kind, via, r| {
+            !SILENT.load(Ordering::SeqCst) && zone(host, kind, via, r)
+        });
+        let second = nodes.outside(1, Manner::Plain, zone);
+        let resolver = resolver(&[&first, &second]);
+        let begun = Instant::now();
+        assert_eq!(addresses(&resolver, "both.example").await, BOTH);
+        assert!(begun.elapsed() < Duration::from_millis(1700));
+        let begun = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(addresses(&resolver, "both.example").await, BOTH);
+        }
+        assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+        // One question in each pause tries it again.
+        let (before, _) = first.ways();
+        assert!(before <= 4, "{:?}", first.asked());
+        SILENT.store(false, Ordering::SeqCst);
+        let last = Instant::now() + Duration::from_secs(20);
+        loop {
+            let of_second = second.ways();
+            assert_eq!(addresses(&resolver, "both.example").await, BOTH);
+            if second.ways() == of_second {
+                break;
+            }
+            assert!(Instant::now() < last, "the first server is not used again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(first.ways().0 > before);
     });
 }
 

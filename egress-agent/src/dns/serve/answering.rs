@@ -4,10 +4,9 @@ use super::asker::Asker;
 use super::cache::Asked;
 use super::observe::{DeniedQuery, QueryResult};
 use super::server::{Learned, Server};
-use super::under_way::UnderWay;
+use super::under_way::{Others, UnderWay};
 use super::upstream::{LIMIT, To};
 use super::waiting::{Waiting, Way};
-use crate::lock::lock;
 use egress_core::dns::aliases::Seen;
 use egress_core::dns::answer::{Filtered, Target, filter_message};
 use egress_core::dns::content::{Content, Transport};
@@ -22,17 +21,21 @@ use egress_core::policy::state::Unlisted;
 use hickory_resolver::proto::op::ResponseCode;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 /// A client gets the addresses that are still leased if name servers need longer (RFC 8767 §5).
-const STALE_AFTER: Duration = Duration::from_millis(1800);
+const PATIENCE: Duration = Duration::from_millis(1800);
 /// How long the next agent may need to take over from this one, which puts no lease in force any more.
 const TAKES_OVER: Duration = Duration::from_secs(1);
 /// If as many queries wait, replies are sent together.
-const BATCH_FROM: usize = 8;
+const MANY: usize = 8;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Server {
     /// Takes one query. Appends the reply to `at_once`, or sends it by `way` when a name server has answered. Returns
@@ -71,15 +74,45 @@ impl Server {
                 return true;
             }
         }
-        let forward = match self.judge(asker, listing, &question) {
-            Ok(forward) => forward,
-            Err((result, content)) => {
+        let alias_of = |name: &str| {
+            let aliases = lock(&self.aliases);
+            aliases.names_of(Instant::now(), listing.policy, name)
+        };
+        let forward = match judge_after(listing, &question, alias_of) {
+            Decision::Endpoints(endpoints) => {
+                let (result, content) = self.of_endpoints(&endpoints, &question);
                 reply(result, &content, Duration::ZERO);
                 return true;
             }
+            Decision::Local(local) => {
+                let content = Content::local(&question, &local);
+                reply(QueryResult::Local, &content, Duration::ZERO);
+                return true;
+            }
+            Decision::Deny(denial) => {
+                self.deny(asker, &question, &denial.reason, false);
+                let content = Content::empty(denial.code);
+                reply(QueryResult::Denied, &content, Duration::ZERO);
+                return true;
+            }
+            Decision::Forward(forward) => forward,
         };
         let to = self.server_for(&directory, listing, asker, &forward);
-        let key = asked(asker, listing, to, &forward, question);
+        let key = Asked {
+            share: asker.share,
+            policy: listing.policy,
+            server: match to {
+                To::Configured => None,
+                To::Server(netns, at) => Some((netns, at)),
+            },
+            leased: forward.reach == Reach::Leased,
+            alias_of: forward
+                .alias_of
+                .iter()
+                .map(|n| Arc::clone(&n.name))
+                .collect(),
+            question,
+        };
         let kept =
             lock(&self.cache).get(now, &key, directory.version, &forward.services, &in_force);
         if let Some((content, age)) = kept {
@@ -87,8 +120,12 @@ impl Server {
             return true;
         }
         if let Some(denial) = self.exceeds(now, &directory, &forward, &key) {
-            let (result, content) = self.denied(asker, &key.question, &denial);
-            reply(result, &content, Duration::ZERO);
+            self.deny(asker, &key.question, &denial.reason, false);
+            reply(
+                QueryResult::Denied,
+                &Content::empty(denial.code),
+                Duration::ZERO,
+            );
             return true;
         }
         if let Some(reason) = &forward.recorded {
@@ -106,25 +143,6 @@ impl Server {
         };
         self.wait(key, forward, to, Arc::clone(&directory), waiting);
         true
-    }
-
-    /// How a query is forwarded, or the reply that needs no name server.
-    fn judge(
-        &self,
-        asker: &Asker,
-        listing: Listing<'_>,
-        question: &Question,
-    ) -> Result<Forward, (QueryResult, Content)> {
-        let alias_of = |name: &str| {
-            let aliases = lock(&self.aliases);
-            aliases.names_of(Instant::now(), listing.policy, name)
-        };
-        match judge_after(listing, question, alias_of) {
-            Decision::Endpoints(endpoints) => Err(self.of_endpoints(&endpoints, question)),
-            Decision::Local(local) => Err((QueryResult::Local, Content::local(question, &local))),
-            Decision::Deny(denial) => Err(self.denied(asker, question, &denial)),
-            Decision::Forward(forward) => Ok(forward),
-        }
     }
 
     /// The server to ask. A client's own server is asked only if the client may reach it. One of the agent's own is asked
@@ -157,10 +175,17 @@ impl Server {
     ) {
         let mut under_way = lock(&self.under_way);
         if let Some(others) = under_way.get_mut(&key) {
-            others.push(waiting);
+            if others.late
+                && let Some(content) = self.last_resort(&key, &forward)
+            {
+                drop(under_way);
+                self.reply_all(vec![waiting], &content, QueryResult::Stale);
+                return;
+            }
+            others.waiting.push(waiting);
             return;
         }
-        under_way.insert(key.clone(), vec![waiting]);
+        under_way.insert(key.clone(), Others::new(waiting));
         drop(under_way);
         let server = Arc::clone(self);
         tokio::spawn(async move { server.resolve(key, forward, to, directory).await });
@@ -173,17 +198,6 @@ impl Server {
             || (QueryResult::Failed, Content::empty(ResponseCode::ServFail)),
             |local| (QueryResult::Local, Content::local(question, &local)),
         )
-    }
-
-    /// Logs a denial, and returns its reply.
-    fn denied(
-        &self,
-        asker: &Asker,
-        question: &Question,
-        denial: &Denial,
-    ) -> (QueryResult, Content) {
-        self.deny(asker, question, &denial.reason, false);
-        (QueryResult::Denied, Content::empty(denial.code))
     }
 
     fn deny(&self, asker: &Asker, question: &Question, reason: &Reason, audit: bool) {
@@ -229,31 +243,47 @@ impl Server {
             server: &self,
             asked: &asked,
         };
-        let last_resort = || stale(&self.in_force.load(), &asked.question, &forward.services);
         let mut answering = pin!(self.answer(&asked, &forward, to, &directory));
-        let mut answered = timeout(STALE_AFTER, answering.as_mut()).await;
-        if answered.is_err() && last_resort().is_none() {
-            answered = timeout(LIMIT.saturating_sub(STALE_AFTER), answering).await;
+        let mut answered = timeout(PATIENCE, answering.as_mut()).await;
+        if answered.is_err() {
+            // The name servers are asked up to the limit in any case, so that leases and cache have the answer.
+            let late = self.late.take(asked.share);
+            if let Some(content) = self.last_resort(&asked, &forward) {
+                let waiting = under_way.become_late();
+                self.reply_all(waiting, &content, QueryResult::Stale);
+                if late.is_none() {
+                    return;
+                }
+            }
+            answered = timeout(LIMIT.saturating_sub(PATIENCE), answering).await;
         }
         let answered = answered.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let waiting = under_way.end();
-        let (content, result) = match answered {
-            Ok(content) => (content, QueryResult::Forwarded),
+        match answered {
+            Ok(content) => self.reply_all(waiting, &content, QueryResult::Forwarded),
             Err(why) => {
                 tracing::debug!(name = %asked.question.name, kind = %asked.question.kind, why, "DNS query of a workload failed");
-                match last_resort() {
-                    Some(content) => (Arc::new(content), QueryResult::Stale),
-                    None => (
-                        Arc::new(Content::empty(ResponseCode::ServFail)),
-                        QueryResult::Failed,
-                    ),
+                match self.last_resort(&asked, &forward) {
+                    Some(content) => self.reply_all(waiting, &content, QueryResult::Stale),
+                    None => {
+                        let failed = Content::empty(ResponseCode::ServFail);
+                        self.reply_all(waiting, &failed, QueryResult::Failed);
+                    }
                 }
             }
-        };
-        let many = self.waiting.in_use() >= BATCH_FROM;
+        }
+    }
+
+    /// The addresses that are still leased.
+    fn last_resort(&self, asked: &Asked, forward: &Forward) -> Option<Content> {
+        stale(&self.in_force.load(), &asked.question, &forward.services)
+    }
+
+    fn reply_all(&self, waiting: Vec<Waiting>, content: &Content, result: QueryResult) {
+        let many = self.waiting.in_use() >= MANY;
         for waiting in waiting {
             self.queries.ended(result);
-            waiting.reply(&content, many);
+            waiting.reply(content, many);
         }
     }
 
@@ -351,28 +381,6 @@ impl Server {
         }
         self.queries.leased();
         Ok(())
-    }
-}
-
-/// What distinguishes the answers to a question.
-fn asked(
-    asker: &Asker,
-    listing: Listing<'_>,
-    to: To,
-    forward: &Forward,
-    question: Question,
-) -> Asked {
-    let aliases = forward.alias_of.iter();
-    Asked {
-        share: asker.share,
-        policy: listing.policy,
-        server: match to {
-            To::Configured => None,
-            To::Server(netns, at) => Some((netns, at)),
-        },
-        leased: forward.reach == Reach::Leased,
-        alias_of: aliases.map(|n| Arc::clone(&n.name)).collect(),
-        question,
     }
 }
 

@@ -5,8 +5,8 @@ use super::below::Below;
 use super::cache::{Asked, Cache};
 use super::observe::Queries;
 use super::shares::Shares;
+use super::under_way::Others;
 use super::upstream::Upstreams;
-use super::waiting::Waiting;
 use crate::dns::name_servers::NameServers;
 use crate::sockets::SocketFactory;
 use arc_swap::ArcSwap;
@@ -18,8 +18,11 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
 /// Queries that wait for an answer: all, and those of one workload.
-const MAX_PENDING: usize = 8192;
-const MAX_PENDING_EACH: usize = 1024;
+const WAITING: usize = 8192;
+const WAITING_EACH: usize = 1024;
+/// Questions for which name servers are asked although their queries have got replies.
+const LATE: usize = 1024;
+const LATE_EACH: usize = 256;
 /// Connections over TCP of all workloads, and of one.
 const CONNECTIONS: usize = 1024;
 const CONNECTIONS_EACH: usize = 128;
@@ -66,8 +69,9 @@ pub struct Server {
     /// Targets of aliases that clients got.
     pub(super) aliases: Mutex<Aliases>,
     /// Queries that wait for the same answer.
-    pub(super) under_way: Mutex<HashMap<Asked, Vec<Waiting>>>,
+    pub(super) under_way: Mutex<HashMap<Asked, Others>>,
     pub(super) waiting: Arc<Shares>,
+    pub(super) late: Arc<Shares>,
     pub(super) connections: Arc<Shares>,
 }
 
@@ -97,7 +101,8 @@ impl Server {
             below: Mutex::default(),
             aliases: Mutex::default(),
             under_way: Mutex::default(),
-            waiting: Arc::new(Shares::new(MAX_PENDING, MAX_PENDING_EACH)),
+            waiting: Arc::new(Shares::new(WAITING, WAITING_EACH)),
+            late: Arc::new(Shares::new(LATE, LATE_EACH)),
             connections: Arc::new(Shares::new(CONNECTIONS, CONNECTIONS_EACH)),
         }))
     }

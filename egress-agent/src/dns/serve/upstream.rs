@@ -3,8 +3,9 @@
 //!
 //! The questions have everything that protects the agent's own ([`Server`]), and no byte of the client's message.
 
+use crate::dns::in_turn::ask_in_turn;
 use crate::dns::name_servers::NameServers;
-use crate::dns::server::{Server, ask_in_turn};
+use crate::dns::server::Server;
 use crate::sockets::SocketFactory;
 use egress_core::dns::query::Question;
 use egress_ebpf::ids::NetnsCookie;
