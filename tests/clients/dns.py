@@ -27,22 +27,25 @@ def skip(message, at):
 
 
 def read(message):
-    number, flags, questions, answers = struct.unpack("!HHHH", message[:8])
+    number, flags, questions, answers, authorities = struct.unpack("!HHHHH", message[:10])
     at = 12
     for _ in range(questions):
         at = skip(message, at) + 4
     found = []
-    for _ in range(answers):
+    kinds = []
+    for _ in range(answers + authorities):
         at = skip(message, at)
         kind, _, _, length = struct.unpack("!HHIH", message[at : at + 10])
         data = message[at + 10 : at + 10 + length]
         at += 10 + length
+        kinds.append(kind)
         if kind == 1:
             found.append(socket.inet_ntop(socket.AF_INET, data))
         if kind == 28:
             found.append(socket.inet_ntop(socket.AF_INET6, data))
     whole = len(message)
-    return {"id": number, "code": flags & 15, "cut": bool(flags & 0x200), "length": whole, "addresses": found}
+    shown = {"id": number, "code": flags & 15, "cut": bool(flags & 0x200), "length": whole}
+    return {**shown, "kinds": kinds, "addresses": found}
 
 
 def family(server):

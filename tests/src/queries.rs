@@ -12,6 +12,8 @@ use std::time::Duration;
 pub const NO_ERROR: u64 = 0;
 /// The response code SERVFAIL.
 pub const SERVER_FAILURE: u64 = 2;
+/// The response code NXDOMAIN.
+pub const NAME_ERROR: u64 = 3;
 /// The response code REFUSED.
 pub const REFUSED: u64 = 5;
 

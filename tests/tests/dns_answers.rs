@@ -4,7 +4,7 @@
 
 use egress_tests::hosts::Fault;
 use egress_tests::lab::LabOptions;
-use egress_tests::queries::{self, NO_ERROR, REFUSED, SERVER_FAILURE};
+use egress_tests::queries::{self, NAME_ERROR, NO_ERROR, REFUSED, SERVER_FAILURE};
 use egress_tests::rules::ECHO;
 use egress_tests::{Lab, wait_until};
 use std::net::{IpAddr, SocketAddr};
@@ -125,6 +125,38 @@ fn a_client_that_follows_aliases_itself_may_ask_for_their_targets() {
             .then_some(())
     })
     .unwrap();
+}
+
+#[test]
+fn an_alias_to_a_name_without_records_is_answered_and_kept_as_one_over_udp() {
+    let lab = lab(&[]);
+    lab.rules("wild.yaml", DYNAMIC).unwrap();
+    lab.dns.alias("a.wild.example", "edge.cdn.example", 60);
+    lab.dns.alias("b.wild.example", "none.cdn.example", 60);
+    lab.dns.set("edge.cdn.example", &[ip(150)], 60);
+    for (fault, each) in [(Fault::None, 1), (Fault::Truncated, 2)] {
+        lab.dns.fail(fault);
+        for (name, code) in [("a.wild.example", NO_ERROR), ("b.wild.example", NAME_ERROR)] {
+            let asked = || {
+                let queries = lab.dns.queries();
+                queries.iter().filter(|(other, _)| *other == name).count()
+            };
+            // The answer over UDP is kept for a second.
+            let before = wait_until("an answer that is not kept", LIMIT, || {
+                let before = asked();
+                let place = lab.client_place();
+                let names = format!("{name},{name}");
+                let answers = queries::ask(&place, "connected:AAAA", &names, &["192.0.2.1"]);
+                for answer in answers.unwrap() {
+                    assert_eq!(answer["code"], code, "{answer}");
+                    // CNAME and SOA.
+                    assert_eq!(answer["kinds"], serde_json::json!([5, 6]), "{answer}");
+                }
+                (asked() > before).then_some(before)
+            });
+            assert_eq!(asked() - before.unwrap(), each, "{name} {fault:?}");
+        }
+    }
 }
 
 const DYNAMIC: &str = r#"

@@ -4,13 +4,13 @@
 mod exchange;
 mod failing;
 mod in_turn;
+mod link;
 mod name_servers;
 mod resolver;
 mod serve;
 mod server;
 mod shared;
 mod silence;
-mod tls;
 mod transport;
 mod trust;
 

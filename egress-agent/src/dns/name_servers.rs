@@ -1,8 +1,8 @@
 //! The agent's own name servers (`dns.servers`). Who asks questions makes a [`Server`] of each; those over TLS share one
 //! connection.
 
+use super::link::Link;
 use super::server::Server;
-use super::tls::Link;
 use super::trust::Trust;
 use crate::sockets::SocketFactory;
 use arc_swap::ArcSwapOption;
@@ -54,7 +54,7 @@ impl NameServers {
     ) -> anyhow::Result<Self> {
         let trust = Arc::default();
         let link = |server: &NameServer| {
-            let link = Link::new(server, sockets, &trust);
+            let link = Link::over_tls(server, sockets, &trust);
             anyhow::Ok((server.clone(), link?.map(Arc::new)))
         };
         let made = Self {
@@ -97,15 +97,14 @@ impl NameServers {
         }
     }
 
-    /// Each server, which takes at most `concurrent` questions at a time, from the agent's network namespace.
-    pub(super) fn make(&self, concurrent: usize) -> anyhow::Result<Vec<Arc<Server>>> {
+    /// Each server, asked from the agent's network namespace.
+    pub(super) fn make(&self) -> Vec<Arc<Server>> {
         let own = self.sockets.own_netns();
         let server = |(server, link): &(NameServer, Option<Arc<Link>>)| match link {
-            Some(link) => Server::over_tls(link, &self.sockets, concurrent),
-            None => Server::new(server.address, &self.sockets, own, concurrent),
+            Some(link) => Server::over_tls(link, &self.sockets),
+            None => Server::new(server.address, &self.sockets, own),
         };
-        let made = self.list.iter().map(|one| server(one).map(Arc::new));
-        made.collect()
+        self.list.iter().map(|one| Arc::new(server(one))).collect()
     }
 
     /// Each server and its state.

@@ -31,11 +31,11 @@ impl Resolver {
     pub const AT_ONCE: usize = 64;
 
     /// Asks `servers` in this order.
-    pub fn new(servers: &NameServers) -> anyhow::Result<Self> {
-        Ok(Self {
-            servers: servers.make(Self::AT_ONCE)?.into(),
+    pub fn new(servers: &NameServers) -> Self {
+        Self {
+            servers: servers.make().into(),
             slots: Arc::new(Semaphore::new(Self::AT_ONCE)),
-        })
+        }
     }
 
     /// Addresses of `name` (complete, with or without the final dot), both families.

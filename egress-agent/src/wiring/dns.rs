@@ -95,6 +95,6 @@ pub(super) fn dns_server(
         }),
         queries: Arc::clone(flows) as Arc<dyn dns::Queries>,
         learned,
-    })?;
+    });
     Ok(Some(made))
 }

@@ -119,7 +119,7 @@ fn engine(
 ) -> anyhow::Result<(Engine, NameServers)> {
     let (list, authorities) = (&config.dns.servers, config.dns.ca_certificates.as_deref());
     let servers = NameServers::new(list, authorities, sockets)?;
-    let resolver = Resolver::new(&servers)?;
+    let resolver = Resolver::new(&servers);
     let tables = kernel.tables()?;
     let live = Live::open(&kernel.pins, tables.view())?;
     let counters = news.counters.clone();
@@ -198,7 +198,7 @@ fn shared(config: &Config, engine: &Engine, parts: ProxyParts<'_>) -> anyhow::Re
         .presenting(&config.client_certificates, secrets)
         // Not the engine's: names that clients choose must not hold up the names in the rules.
         .resolving(Arc::new(PublicNames {
-            resolver: Resolver::new(servers)?,
+            resolver: Resolver::new(servers),
             answers: Arc::clone(&published.answers),
             in_force: Arc::clone(&published.in_force),
         }));

@@ -234,7 +234,11 @@ fn fill(reply: &mut Message, zone: &mut BTreeMap<String, Entry>, name: &Name, ki
         }
         break;
     }
-    if reply.answers.is_empty() {
+    if reply
+        .answers
+        .iter()
+        .all(|r| r.record_type() == RecordType::CNAME)
+    {
         // RFC 2308 section 3: "there is none" is cached for as long as this record says.
         let soa = SOA::new(Name::root(), Name::root(), 1, 60, 60, 60, 1);
         reply.add_authority(Record::from_rdata(Name::root(), 1, RData::SOA(soa)));

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 fn resolver(servers: &[&Server]) -> Resolver {
     let sockets = Arc::new(SocketFactory::new().unwrap());
     let servers: Vec<_> = servers.iter().map(|s| s.addr.into()).collect();
-    Resolver::new(&NameServers::new(&servers, None, &sockets).unwrap()).unwrap()
+    Resolver::new(&NameServers::new(&servers, None, &sockets).unwrap())
 }
 
 async fn addresses(resolver: &Resolver, name: &str) -> Vec<String> {

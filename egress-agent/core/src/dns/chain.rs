@@ -1,7 +1,10 @@
 //! Finds the addresses of a name in the records of a response. Uses only records that the name's CNAME chain
 //! leads to.
 
-use hickory_proto::rr::{Name, RData, Record};
+use super::query::Question;
+use super::text::canonical;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -59,6 +62,27 @@ pub fn addresses(name: &Name, records: &[Record]) -> Option<(Vec<IpAddr>, Durati
     (!found.is_empty()).then_some((found, ttl))
 }
 
+/// The question for the end of the CNAME chain in a message about `question`, if the message has neither the records there
+/// nor the word that there are none: some servers answer with an alias alone.
+pub fn unfinished(question: &Question, message: &Message) -> Option<Question> {
+    let name = question.fqdn()?;
+    let chain = Chain::from(&name, &message.answers);
+    let is_alias = question.kind != RecordType::CNAME && !chain.aliases.is_empty();
+    let is_loop = chain.aliases.len() == LONGEST;
+    let found = |record: &Record| {
+        record.record_type() == question.kind && record.name.eq_ignore_root(chain.end)
+    };
+    let none = |record: &Record| record.record_type() == RecordType::SOA;
+    let ends = message.metadata.response_code != ResponseCode::NoError
+        || message.answers.iter().any(found)
+        || message.authorities.iter().any(none);
+    if !is_alias || is_loop || ends {
+        return None;
+    }
+    let (name, kind) = (canonical(chain.end)?, question.kind);
+    Some(Question { name, kind })
+}
+
 /// The address of an A or AAAA record.
 pub(super) fn address(data: &RData) -> Option<IpAddr> {
     match data {
@@ -80,8 +104,10 @@ pub(super) fn ttl_of(record: &Record) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::records::{address, alias, name};
-    use super::addresses;
-    use hickory_proto::rr::Record;
+    use super::{Question, addresses, unfinished};
+    use hickory_proto::op::{Message, OpCode};
+    use hickory_proto::rr::rdata::SOA;
+    use hickory_proto::rr::{RData, Record, RecordType};
 
     fn resolved(records: &[Record]) -> Option<(Vec<String>, u64)> {
         addresses(&name("www.example.com."), records)
@@ -117,6 +143,44 @@ mod tests {
             address("www.example.com.", 60, "192.0.2.66"),
         ];
         assert_eq!(resolved(&aside), None, "an alias has no address of its own");
+    }
+
+    #[test]
+    fn the_end_of_an_alias_without_records_is_asked_for() {
+        let asked = |answers: &[Record], soa: bool| {
+            let mut message = Message::response(1, OpCode::Query);
+            message.answers = answers.to_vec();
+            if soa {
+                let soa = SOA::new(name("example."), name("example."), 1, 1, 1, 1, 1);
+                let soa = Record::from_rdata(name("example."), 60, RData::SOA(soa));
+                message.authorities.push(soa);
+            }
+            let question = Question {
+                name: "www.example.com".into(),
+                kind: RecordType::A,
+            };
+            unfinished(&question, &message).map(|next| next.name.to_string())
+        };
+        let chain = [
+            alias("www.example.com.", 60, "a.CDN.example."),
+            alias("a.cdn.example.", 60, "B.cdn.example."),
+            address("b.cdn.example.", 60, "192.0.2.1"),
+            address("b.cdn.example.", 60, "2001:db8::1"),
+        ];
+        assert_eq!(asked(&chain[..1], false).as_deref(), Some("a.cdn.example"));
+        assert_eq!(asked(&chain[..2], false).as_deref(), Some("b.cdn.example"));
+        let [first, second, v4, v6] = chain;
+        let other = asked(&[first.clone(), second.clone(), v6], false);
+        assert_eq!(other.as_deref(), Some("b.cdn.example"), "of another type");
+        assert_eq!(
+            asked(&[first.clone(), second.clone(), v4.clone()], false),
+            None
+        );
+        assert_eq!(asked(&[first, second], true), None, "there are none");
+        assert_eq!(asked(&[], false), None, "no alias");
+        let back = alias("b.example.", 60, "www.example.com.");
+        let ring = [alias("www.example.com.", 60, "b.example."), back];
+        assert_eq!(asked(&ring, false), None);
     }
 
     #[test]

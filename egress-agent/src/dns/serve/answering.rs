@@ -263,13 +263,11 @@ impl Server {
             Ok(content) => self.reply_all(waiting, &content, QueryResult::Forwarded),
             Err(why) => {
                 tracing::debug!(name = %asked.question.name, kind = %asked.question.kind, why, "DNS query of a workload failed");
-                match self.last_resort(&asked, &forward) {
-                    Some(content) => self.reply_all(waiting, &content, QueryResult::Stale),
-                    None => {
-                        let failed = Content::empty(ResponseCode::ServFail);
-                        self.reply_all(waiting, &failed, QueryResult::Failed);
-                    }
-                }
+                let (content, result) = match self.last_resort(&asked, &forward) {
+                    Some(content) => (content, QueryResult::Stale),
+                    None => (Content::empty(ResponseCode::ServFail), QueryResult::Failed),
+                };
+                self.reply_all(waiting, &content, result);
             }
         }
     }

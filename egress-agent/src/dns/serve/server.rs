@@ -88,9 +88,9 @@ pub struct DnsUse {
 
 impl Server {
     /// A server without answers.
-    pub fn new(parts: Parts) -> anyhow::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            upstreams: Upstreams::new(&parts.servers, &parts.sockets)?,
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            upstreams: Upstreams::new(&parts.servers, &parts.sockets),
             directory: parts.directory,
             accepted: parts.accepted,
             in_force: parts.in_force,
@@ -104,7 +104,7 @@ impl Server {
             waiting: Arc::new(Shares::new(WAITING, WAITING_EACH)),
             late: Arc::new(Shares::new(LATE, LATE_EACH)),
             connections: Arc::new(Shares::new(CONNECTIONS, CONNECTIONS_EACH)),
-        }))
+        })
     }
 
     /// What is in use at the moment.

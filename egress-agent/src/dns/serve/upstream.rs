@@ -15,8 +15,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Questions to one server at a time.
-const CONCURRENT: usize = 1024;
 /// Servers of clients that are remembered. A further one takes the place of the one that was asked the longest ago.
 const REMEMBERED: usize = 256;
 
@@ -40,12 +38,12 @@ pub(super) struct Upstreams {
 }
 
 impl Upstreams {
-    pub(super) fn new(servers: &NameServers, sockets: &Arc<SocketFactory>) -> anyhow::Result<Self> {
-        Ok(Self {
+    pub(super) fn new(servers: &NameServers, sockets: &Arc<SocketFactory>) -> Self {
+        Self {
             sockets: Arc::clone(sockets),
-            configured: servers.make(CONCURRENT)?,
+            configured: servers.make(),
             others: Mutex::default(),
-        })
+        }
     }
 
     /// Whether one of the agent's own servers has this address.
@@ -56,12 +54,12 @@ impl Upstreams {
     }
 
     /// The server of a client.
-    fn other(&self, netns: NetnsCookie, at: SocketAddr) -> anyhow::Result<Arc<Server>> {
+    fn other(&self, netns: NetnsCookie, at: SocketAddr) -> Arc<Server> {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some((server, asked)) = others.get_mut(&(netns, at)) {
             *asked = now;
-            return Ok(Arc::clone(server));
+            return Arc::clone(server);
         }
         if others.len() >= REMEMBERED
             && let Some(oldest) = others.iter().min_by_key(|(_, (_, asked))| *asked)
@@ -69,19 +67,16 @@ impl Upstreams {
             let oldest = *oldest.0;
             others.remove(&oldest);
         }
-        let server = Arc::new(Server::new(at, &self.sockets, netns, CONCURRENT)?);
+        let server = Arc::new(Server::new(at, &self.sockets, netns));
         others.insert((netns, at), (Arc::clone(&server), now));
-        Ok(server)
+        server
     }
 
     /// The message that answers a question; the reasons if no server has one.
     pub(super) async fn ask(&self, question: &Question, to: To) -> Result<Message, String> {
         match to {
             To::Configured => ask_in_turn(&self.configured, question).await,
-            To::Server(netns, at) => {
-                let server = self.other(netns, at).map_err(|e| e.to_string())?;
-                ask_in_turn(&[server], question).await
-            }
+            To::Server(netns, at) => ask_in_turn(&[self.other(netns, at)], question).await,
         }
     }
 }

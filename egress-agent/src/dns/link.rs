@@ -1,7 +1,7 @@
-//! The connection to a name server over TLS (RFC 7858). All questions to this server share it.
+//! The connection to a name server over TCP, or over TLS (RFC 7858). All questions to this server that need one share it.
 //!
-//! Owns when it is made, given up and made again. It is strict (RFC 8310): a question leaves only on a connection whose
-//! server has a valid certificate for its name. hickory multiplexes the questions.
+//! Owns when it is made, given up and made again. TLS is strict (RFC 8310): a question leaves only on a connection whose
+//! server has a valid certificate for its name. hickory multiplexes the questions, and passes on the messages as they are.
 
 use super::failing::{Failing, reason};
 use super::transport::Transport;
@@ -10,23 +10,22 @@ use crate::sockets::SocketFactory;
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use egress_core::dns::name_server::NameServer;
-use hickory_resolver::config::ConnectionConfig;
+use egress_ebpf::ids::NetnsCookie;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::RuntimeProvider as _;
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::tcp::{TcpClientStream, TcpStream};
 use hickory_resolver::net::xfer::{
-    BufDnsStreamHandle, DnsExchange, DnsHandle, DnsMultiplexer, DnsResponseStream, FirstAnswer as _,
+    BufDnsStreamHandle, DnsExchange, DnsHandle as _, DnsMultiplexer, FirstAnswer as _,
 };
 use hickory_resolver::proto::op::{DnsRequest, DnsResponse};
-use hickory_resolver::{ConnectionProvider, PoolContext};
 use rustls::pki_types::ServerName;
-use std::future::{Ready, ready};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -40,19 +39,25 @@ const CONNECT: Duration = Duration::from_millis(1800);
 const SILENCE: Duration = Duration::from_millis(1500);
 /// How many connections a question is sent on if the server closes them.
 const TRIES: usize = 3;
+const NO_AUTHORITIES: NetError = NetError::Message("no authorities for DNS over TLS");
 /// Questions on the connection at one time: more than the agent takes from all workloads.
 const UNDER_WAY: usize = 16_384;
 
 /// See the module.
 pub(super) struct Link {
     server: SocketAddr,
-    name: ServerName<'static>,
     transport: Transport,
-    trust: Arc<ArcSwapOption<Trust>>,
+    tls: Option<Tls>,
     /// Held while a connection is made, so that only one is.
     current: Mutex<Current>,
     /// Attempts to connect that have ended.
     attempts: AtomicU64,
+}
+
+/// How a server is verified.
+struct Tls {
+    name: ServerName<'static>,
+    trust: Arc<ArcSwapOption<Trust>>,
     failing: Failing,
 }
 
@@ -63,21 +68,22 @@ struct Current {
     failed: Option<(u64, NetError)>,
 }
 
-/// A connection whose server was verified.
+/// A connection. Over TLS, its server was verified.
 struct Open {
     exchange: DnsExchange<Transport>,
     /// Reads and writes until the connection ends.
     task: JoinHandle<()>,
     /// What the server was verified by.
-    trust: Arc<Trust>,
+    trust: Option<Arc<Trust>>,
     given_up: AtomicBool,
     heard: SyncMutex<Instant>,
 }
 
 impl Open {
-    fn serves(&self, trust: &Arc<Trust>) -> bool {
+    fn serves(&self, trust: Option<&Arc<Trust>>) -> bool {
         let given_up = self.given_up.load(Ordering::Relaxed);
-        !given_up && !self.task.is_finished() && Arc::ptr_eq(&self.trust, trust)
+        let same = self.trust.as_ref().map(Arc::as_ptr) == trust.map(Arc::as_ptr);
+        !given_up && !self.task.is_finished() && same
     }
 
     fn give_up(&self) {
@@ -100,14 +106,29 @@ impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if self.at.elapsed() >= SILENCE && self.open.last_heard() < self.at {
             self.open.give_up();
-            self.link.failing.set("no answer over the connection");
+            self.link.fails("no answer over the connection");
         }
     }
 }
 
 impl Link {
-    /// The link to a server; `None` if it is not asked over TLS.
-    pub(super) fn new(
+    /// The link to a server over TCP, in this network namespace.
+    pub(super) fn over_tcp(
+        server: SocketAddr,
+        sockets: &Arc<SocketFactory>,
+        netns: NetnsCookie,
+    ) -> Self {
+        Self {
+            server,
+            transport: Transport::new(Arc::clone(sockets), netns, CONNECT),
+            tls: None,
+            current: Mutex::default(),
+            attempts: AtomicU64::new(0),
+        }
+    }
+
+    /// The link to a server over TLS; `None` if it is not asked so.
+    pub(super) fn over_tls(
         server: &NameServer,
         sockets: &Arc<SocketFactory>,
         trust: &Arc<ArcSwapOption<Trust>>,
@@ -117,13 +138,12 @@ impl Link {
         };
         let name = ServerName::try_from(name.to_string()).context("the name of a DNS server")?;
         Ok(Some(Self {
-            server: server.address,
-            name,
-            transport: Transport::new(Arc::clone(sockets), sockets.own_netns(), CONNECT),
-            trust: Arc::clone(trust),
-            current: Mutex::default(),
-            attempts: AtomicU64::new(0),
-            failing: Failing::new(server.to_string()),
+            tls: Some(Tls {
+                name,
+                trust: Arc::clone(trust),
+                failing: Failing::new(server.to_string()),
+            }),
+            ..Self::over_tcp(server.address, sockets, sockets.own_netns())
         }))
     }
 
@@ -132,17 +152,25 @@ impl Link {
         self.server
     }
 
-    /// Why it cannot be asked at the moment.
+    /// Whether it is over TLS.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Why it cannot be asked over TLS at the moment.
     pub(super) fn failing(&self) -> Option<String> {
-        self.failing.why()
+        self.tls.as_ref()?.failing.why()
     }
 
-    /// Hickory's provider of connections, all of which are this one.
-    pub(super) fn provider(self: &Arc<Self>) -> OverTls {
-        OverTls(Arc::clone(self))
+    /// Notes why it cannot be asked over TLS.
+    fn fails(&self, why: &str) {
+        if let Some(tls) = &self.tls {
+            tls.failing.set(why);
+        }
     }
 
-    async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
+    /// The server's message about a question.
+    pub(super) async fn ask(&self, request: DnsRequest) -> Result<DnsResponse, NetError> {
         let mut closed = NetError::NoConnections;
         for _ in 0..TRIES {
             let open = self.open().await?;
@@ -156,7 +184,9 @@ impl Link {
                 Ok(response) => {
                     let now = Instant::now();
                     *open.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
-                    self.failing.end();
+                    if let Some(tls) = &self.tls {
+                        tls.failing.end();
+                    }
                     return Ok(response);
                 }
                 Err(error @ (NetError::Timeout | NetError::Proto(_))) => return Err(error),
@@ -167,8 +197,7 @@ impl Link {
                 }
             }
         }
-        self.failing
-            .set("the server closes each connection without an answer");
+        self.fails("the server closes each connection without an answer");
         Err(closed)
     }
 
@@ -176,10 +205,12 @@ impl Link {
     async fn open(&self) -> Result<Arc<Open>, NetError> {
         let before = self.attempts.load(Ordering::Relaxed);
         let mut current = self.current.lock().await;
-        let Some(trust) = self.trust.load_full() else {
-            return Err(NetError::Message("no authorities for DNS over TLS"));
+        let trust = match &self.tls {
+            Some(tls) => Some(tls.trust.load_full().ok_or(NO_AUTHORITIES)?),
+            None => None,
         };
-        if let Some(open) = current.open.as_ref().filter(|open| open.serves(&trust)) {
+        let open = current.open.as_ref();
+        if let Some(open) = open.filter(|open| open.serves(trust.as_ref())) {
             return Ok(Arc::clone(open));
         }
         // A question that waited for this attempt does not begin another one.
@@ -199,69 +230,50 @@ impl Link {
                 Ok(open)
             }
             Err(error) => {
-                let why = reason(&error);
-                self.failing.set(&why);
-                let error = NetError::Msg(format!("TLS: {why}"));
+                let error = if self.tls.is_some() {
+                    let why = reason(&error);
+                    self.fails(&why);
+                    NetError::Msg(format!("TLS: {why}"))
+                } else {
+                    error.into()
+                };
                 current.failed = Some((attempt, error.clone()));
                 Err(error)
             }
         }
     }
 
-    async fn connect(&self, trust: Arc<Trust>) -> io::Result<Open> {
+    async fn connect(&self, trust: Option<Arc<Trust>>) -> io::Result<Open> {
         let connected = self.transport.connect_tcp(self.server, None, Some(CONNECT));
         let AsyncIoTokioAsStd(stream) = connected.await?;
+        let (Some(tls), Some(trust)) = (&self.tls, trust) else {
+            return Ok(self.opened(stream, None));
+        };
         let connector = TlsConnector::from(Arc::clone(&trust.config));
-        let stream = connector.connect(self.name.clone(), stream).await?;
+        let stream = connector.connect(tls.name.clone(), stream).await?;
+        Ok(self.opened(stream, Some(trust)))
+    }
+
+    fn opened<S>(&self, stream: S, trust: Option<Arc<Trust>>) -> Open
+    where
+        S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+    {
         let (sender, messages) = BufDnsStreamHandle::with_buffer_size(self.server, UNDER_WAY);
         let stream = AsyncIoTokioAsStd(stream);
         let stream = TcpStream::from_stream_with_receiver(stream, self.server, messages);
         let stream = DnsMultiplexer::new(TcpClientStream::from_stream(stream), sender)
             .with_max_active_requests(UNDER_WAY);
         let (exchange, background) = DnsExchange::from_stream(stream);
-        Ok(Open {
+        Open {
             exchange,
             task: tokio::spawn(background),
             trust,
             given_up: AtomicBool::new(false),
             heard: SyncMutex::new(Instant::now()),
-        })
-    }
-}
-
-/// A link as hickory's provider of connections, and as each of them.
-#[derive(Clone)]
-pub(super) struct OverTls(Arc<Link>);
-
-impl ConnectionProvider for OverTls {
-    type Conn = Self;
-    type FutureConn = Ready<Result<Self, NetError>>;
-    type RuntimeProvider = Transport;
-
-    fn new_connection(
-        &self,
-        _server: IpAddr,
-        _config: &ConnectionConfig,
-        _context: &PoolContext,
-    ) -> Result<Self::FutureConn, NetError> {
-        Ok(ready(Ok(self.clone())))
-    }
-
-    fn runtime_provider(&self) -> &Transport {
-        &self.0.transport
-    }
-}
-
-impl DnsHandle for OverTls {
-    type Response = DnsResponseStream;
-    type Runtime = Transport;
-
-    fn send(&self, request: DnsRequest) -> DnsResponseStream {
-        let link = Arc::clone(&self.0);
-        Box::pin(async move { link.ask(request).await }).into()
+        }
     }
 }
 
 #[cfg(test)]
-#[path = "tls_tests.rs"]
+#[path = "link_tests.rs"]
 mod tests;

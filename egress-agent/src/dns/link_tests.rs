@@ -121,7 +121,7 @@ fn asked(at: SocketAddr, name: &str, authority: &Authority) -> (Arc<Server>, Nam
         tls: Some(name.into()),
     };
     let all = NameServers::new(&[server], Some(authority.file.path()), &sockets).unwrap();
-    (all.make(64).unwrap().remove(0), all)
+    (all.make().remove(0), all)
 }
 
 async fn ask(server: &Arc<Server>, n: usize) -> Result<(), String> {
