@@ -293,6 +293,44 @@ fn the_answer_that_comes_after_leased_addresses_is_kept() {
 }
 
 #[test]
+fn queries_for_a_name_with_private_addresses_alone_are_recorded_and_flood_nothing() {
+    let flags = ["--dns-intercept=auto", "--allow-private-answers=false"];
+    let mut lab = Lab::start_with(LabOptions::flags(&flags)).unwrap();
+    lab.rules("below.yaml", BELOW).unwrap();
+    let name = "db.below.example";
+    lab.dns.set(name, &["10.9.8.7".parse().unwrap()], 0);
+    let mark = lab.agent().unwrap().mark();
+    let answers = ask(
+        &lab,
+        "connected",
+        &vec![name; 1000].join(","),
+        &["192.0.2.9"],
+    );
+    assert_eq!(answers.len(), 1000);
+    for answer in &answers {
+        assert_eq!(answer["code"], NO_ERROR, "{answer}");
+        // SOA.
+        assert_eq!(answer["kinds"], serde_json::json!([6]), "{answer}");
+    }
+    let asked = lab.dns.queries();
+    let asked = asked.iter().filter(|(other, _)| other == name).count();
+    assert!(asked <= 20, "{asked} upstream questions");
+    let lines = lab.agent().unwrap().log_since(mark);
+    let own: Vec<_> = lines.iter().filter(|line| line.contains(name)).collect();
+    assert!((1..=20).contains(&own.len()), "{} lines", own.len());
+    for part in [
+        "denied",
+        "dns-not-public",
+        "privateAnswers: ['db.below.example=10.0.0.0/8']",
+        "workload",
+    ] {
+        assert!(own[0].contains(part), "{part}: {}", own[0]);
+    }
+    let denied = lab.status().unwrap()["agent"]["queriesDenied"].as_u64();
+    assert!(denied >= Some(1), "{denied:?}");
+}
+
+#[test]
 fn without_an_agent_queries_fail() {
     let mut lab = lab();
     lab.agent().unwrap().kill().unwrap();

@@ -4,8 +4,8 @@
 //! Owns what is left out. The caller puts the leases in force before it sends the reply.
 
 use super::chain::{Chain, address, ttl_of};
-use super::content::Content;
-use super::decision::{Forward, ListedName, Reach};
+use super::content::{Content, negative};
+use super::decision::{Forward, ListedName, NotPublic, Reach, Reason};
 use super::listing::Listing;
 use super::query::Question;
 use super::service_binding::stripped;
@@ -16,7 +16,6 @@ use crate::routing::inside::network_to_accept;
 use egress_ebpf::addr::Addr;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,19 +23,9 @@ use std::time::Duration;
 /// Longest time that a negative answer is cached (RFC 2308 §5 advises hours; a new host should not wait that long).
 const MAX_NEGATIVE: u32 = 300;
 
-/// An address that was left out because it is not public.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{name} has the address {address}, which is not public; privateAnswers: ['{name}={network}'] accepts it"
-)]
-pub struct NotPublic {
-    /// The name that was asked for.
-    pub name: Arc<str>,
-    /// The address.
-    pub address: IpAddr,
-    /// The network that the setting would name.
-    pub network: IpNet,
-}
+/// How long an answer without the addresses that were left out is cached, in seconds. A setting that accepts them counts
+/// soon.
+const NOTHING_LEFT: u32 = 5;
 
 /// The answer for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +37,10 @@ pub struct Filtered {
     pub leases: Vec<Lease>,
     /// How long it may be given to further clients. Zero: to this one only.
     pub keep: Duration,
-    /// The first address that was left out.
-    pub not_public: Option<NotPublic>,
-    /// Addresses that were left out because a name may not have so many.
-    pub left_out: usize,
+    /// Why addresses were left out.
+    pub denied: Vec<Reason>,
+    /// Whether all of them were.
+    pub nothing_left: bool,
     /// The targets of the aliases that the client gets, and how long each alias is valid.
     pub targets: Vec<Target>,
 }
@@ -152,6 +141,14 @@ struct Kept {
     left_out: usize,
 }
 
+impl Kept {
+    fn denied(self, most: usize) -> Vec<Reason> {
+        let not_public = self.not_public.map(Reason::NotPublic);
+        let too_many = (self.left_out > 0).then_some(Reason::TooManyAddresses(most));
+        not_public.into_iter().chain(too_many).collect()
+    }
+}
+
 impl Sieve<'_> {
     fn filter(&self, name: &Name, code: ResponseCode, message: &Message) -> Filtered {
         let chain = Chain::from(name, &message.answers);
@@ -178,8 +175,11 @@ impl Sieve<'_> {
         }
         let found = kept.records.len() > chain.aliases.len()
             || wanted == RecordType::CNAME && !chain.aliases.is_empty();
+        let nothing_left = !found && kept.not_public.is_some();
         let authorities = if found {
             Vec::new()
+        } else if nothing_left {
+            vec![negative(chain.end, NOTHING_LEFT)]
         } else {
             self.negative(chain.end, &message.authorities)
         };
@@ -187,7 +187,10 @@ impl Sieve<'_> {
         let ttl = all.map(|r| r.ttl).min().unwrap_or_default();
         let ttl = Duration::from_secs(ttl.into());
         // A negative answer without its record is not cached (RFC 2308 §5).
-        let keep = if found || !authorities.is_empty() {
+        let keep = if nothing_left {
+            // Also if the server says that nobody may keep it: each query would ask again.
+            Duration::from_secs(NOTHING_LEFT.into())
+        } else if found || !authorities.is_empty() {
             ttl
         } else {
             Duration::ZERO
@@ -197,8 +200,8 @@ impl Sieve<'_> {
             content: Content::of(name, code, &kept.records, &authorities),
             leases,
             keep,
-            not_public: kept.not_public,
-            left_out: kept.left_out,
+            denied: kept.denied(self.leases.max_addresses),
+            nothing_left,
             targets: chain
                 .aliases
                 .iter()

@@ -2,7 +2,7 @@
 
 use super::super::bench::listing;
 use super::super::records::{API, Bench, address, alias, decided, message, name};
-use super::{BadAnswer, Filtered, filter};
+use super::{BadAnswer, Filtered, Reason, filter};
 use crate::policy::leases::PrivateAnswers;
 use egress_ebpf::addr::Addr;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -83,7 +83,8 @@ fn addresses_that_are_not_public_are_left_out_and_the_setting_is_named() {
     ];
     let filtered = bench.answers(&answers);
     assert_eq!(leased(&filtered), ["203.0.113.1"]);
-    let told = filtered.not_public.unwrap().to_string();
+    assert!(!filtered.nothing_left);
+    let told = filtered.denied[0].to_string();
     assert!(
         told.contains("privateAnswers: ['api.example.com=10.0.0.0/8']"),
         "{told}"
@@ -94,8 +95,9 @@ fn addresses_that_are_not_public_are_left_out_and_the_setting_is_named() {
         (only.content.code(), leased(&only)),
         (ResponseCode::NoError, Vec::new())
     );
-    assert_eq!(only.keep, Duration::ZERO);
-    let told = only.not_public.unwrap().to_string();
+    assert!(only.nothing_left);
+    assert_eq!(only.denied[0].code(), "dns-not-public");
+    let told = only.denied[0].to_string();
     assert!(told.contains("169.254.169.254/32"), "{told}");
 
     bench.leases.private_answers = vec![PrivateAnswers {
@@ -109,6 +111,22 @@ fn addresses_that_are_not_public_are_left_out_and_the_setting_is_named() {
 }
 
 #[test]
+fn an_answer_of_which_nothing_is_left_is_kept_for_a_short_time_by_the_agents_own_record() {
+    let bench = Bench::new(RecordType::A);
+    let answers = [
+        alias(API, 0, "db.cdn.example."),
+        address("db.cdn.example.", 0, "10.1.2.3"),
+    ];
+    let filtered = bench.answers(&answers);
+    assert_eq!(filtered.keep, Duration::from_secs(5));
+    let given = bench.reply(&filtered);
+    assert_eq!(given.answers.len(), 1, "{given:?}");
+    let soa = &given.authorities[0];
+    assert_eq!((soa.record_type(), soa.ttl), (RecordType::SOA, 5));
+    assert_eq!(soa.name, name("cdn.example."));
+}
+
+#[test]
 fn forms_that_hide_an_inside_address_are_judged_by_it() {
     let bench = Bench::new(RecordType::AAAA);
     for ip in [
@@ -119,10 +137,7 @@ fn forms_that_hide_an_inside_address_are_judged_by_it() {
         "fe80::1",
     ] {
         let filtered = bench.answers(&[address(API, 60, ip)]);
-        assert!(
-            filtered.leases.is_empty() && filtered.not_public.is_some(),
-            "{ip}"
-        );
+        assert!(filtered.leases.is_empty() && filtered.nothing_left, "{ip}");
         assert!(bench.given(&[address(API, 60, ip)]).is_empty(), "{ip}");
     }
     let public = bench.answers(&[address(API, 60, "64:ff9b::cb00:7101")]);
@@ -141,7 +156,8 @@ fn a_full_name_gets_no_more_addresses_than_leases() {
         .map(|n| address(API, 60, &format!("203.0.113.{n}")))
         .collect();
     let filtered = bench.answers(&answers);
-    assert_eq!((leased(&filtered).len(), filtered.left_out), (2, 3));
+    assert_eq!(leased(&filtered).len(), 2);
+    assert_eq!(filtered.denied, [Reason::TooManyAddresses(2)]);
     assert_eq!(bench.given(&answers).len(), 2);
 }
 

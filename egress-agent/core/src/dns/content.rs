@@ -264,7 +264,7 @@ impl BadQuery {
 }
 
 /// The record that makes a negative answer of the agent cachable (RFC 2308 §5).
-fn negative(name: &Name, ttl: u32) -> Record {
+pub(super) fn negative(name: &Name, ttl: u32) -> Record {
     let zone = name.base_name();
     let soa = SOA::new(zone.clone(), zone.clone(), 1, 3600, 600, 86_400, ttl);
     Record::from_rdata(zone, ttl, RData::SOA(soa))

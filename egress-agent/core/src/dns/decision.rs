@@ -7,6 +7,7 @@ use crate::policy::leases::InForce;
 use crate::registry::services::Service;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RData, RecordType, rdata};
+use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -291,6 +292,26 @@ pub enum Reason {
         /// Allowed names each minute.
         per_minute: u32,
     },
+    /// The answer has an address that is not public.
+    #[error(transparent)]
+    NotPublic(NotPublic),
+    /// The answer has more addresses than a name may have.
+    #[error("the answer has more than {0} addresses, and a name may have no more")]
+    TooManyAddresses(usize),
+}
+
+/// An address that is left out of an answer because it is not public.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name} has the address {address}, which is not public; privateAnswers: ['{name}={network}'] accepts it"
+)]
+pub struct NotPublic {
+    /// The name that was asked for.
+    pub name: Arc<str>,
+    /// The address.
+    pub address: IpAddr,
+    /// The network that the setting would name.
+    pub network: IpNet,
 }
 
 impl Reason {
@@ -302,6 +323,8 @@ impl Reason {
             Self::Reverse => "dns-reverse",
             Self::TooLong { .. } => "dns-name-too-long",
             Self::TooMany { .. } => "dns-too-many-names",
+            Self::NotPublic(_) => "dns-not-public",
+            Self::TooManyAddresses(_) => "dns-too-many-addresses",
         }
     }
 }

@@ -14,6 +14,7 @@ mod cache;
 mod datagrams;
 mod observe;
 mod replies;
+mod resolving;
 mod server;
 mod shares;
 mod streams;
