@@ -99,6 +99,22 @@ def pipelined(name, qtype, servers):
     tcp(name, qtype, servers, 200)
 
 
+def stalled(name, qtype, servers, connections=128, count=64):
+    """Connections that send queries and take no replies, until the process is killed."""
+    name = query(name, qtype, 7)
+    every = []
+    for server in servers:
+        for _ in range(connections):
+            sock = socket.socket(family(server), socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.settimeout(5)
+            sock.connect((server, 53))
+            sock.sendall((struct.pack("!H", len(name)) + name) * count)
+            every.append(sock)
+    print(json.dumps({"connections": len(every)}), flush=True)
+    time.sleep(60)
+
+
 def reused(name, qtype, servers):
     """Each server in turn from one socket, again and again."""
     sock = socket.socket(family(servers[0]), socket.SOCK_DGRAM)

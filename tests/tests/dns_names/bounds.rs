@@ -9,7 +9,7 @@ use egress_tests::rules::{ECHO, HTTPBIN};
 use egress_tests::{Background, Lab, pinned, wait_until};
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Some times the grace of the first test.
@@ -144,4 +144,43 @@ fn a_flood_below_a_wildcard_takes_bounded_memory_and_no_name_of_a_neighbour() {
     let kib: Vec<u64> = memory.iter().map(|bytes| bytes >> 10).collect();
     println!("memory in KiB after each {FLOOD} names: {kib:?}");
     assert!(memory[5] < memory[0] + MORE, "{kib:?}");
+}
+
+#[test]
+fn clients_that_take_no_replies_use_little_memory_and_delay_no_neighbour() {
+    let mut lab = lab(&[]);
+    let six = |n: u16| IpAddr::from([0x2001, 0xdb8, 2, 0, 1, 0, 0, n]);
+    let every: Vec<IpAddr> = (0..1450).map(six).collect();
+    lab.dns.set("echo.example", &every, 60);
+    lab.rules("echo.yaml", ECHO).unwrap();
+    wait_until("an answer of 40 KB", SOON, || {
+        let answer = ask(&lab.client_place(), "tcp:AAAA", "echo.example", "192.0.2.1");
+        (answer["length"].as_u64() > Some(40_000)).then_some(())
+    })
+    .unwrap();
+    let agent = lab.agent().unwrap().pid();
+    let before = anonymous_of(agent).unwrap();
+    let mut command = lab.command("python3").unwrap();
+    let arguments = ["stalled:AAAA", "echo.example", "192.0.2.1"];
+    command.arg(script("dns.py")).args(arguments);
+    let client = Background::start(command).unwrap();
+    client
+        .wait_line("all queries are sent", SOON, |line| {
+            line["connections"] == 128
+        })
+        .unwrap();
+    let cgroup = lab.workloads().child("neighbour").unwrap();
+    let neighbour = Place {
+        cgroup: Some(&cgroup),
+        ..lab.client_place()
+    };
+    let (until, mut most) = (Instant::now() + Duration::from_secs(4), 0);
+    while Instant::now() < until {
+        most = most.max(anonymous_of(agent).unwrap().saturating_sub(before));
+        for way in ["connected:AAAA", "tcp:AAAA"] {
+            let answer = ask(&neighbour, way, "echo.example", "192.0.2.1");
+            assert_eq!(answer["code"], NO_ERROR, "{answer}");
+        }
+    }
+    assert!(most < 32 << 20, "{} MiB", most >> 20);
 }

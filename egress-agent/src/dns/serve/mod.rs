@@ -13,6 +13,7 @@ mod below;
 mod cache;
 mod datagrams;
 mod observe;
+mod queue;
 mod replies;
 mod resolving;
 mod server;

@@ -4,9 +4,10 @@ use super::asker::Owners;
 use super::below::Below;
 use super::cache::{Asked, Cache};
 use super::observe::Queries;
+use super::queue::Budgets;
 use super::shares::Shares;
-use super::under_way::Others;
 use super::upstream::Upstreams;
+use super::waiting::Others;
 use crate::dns::name_servers::NameServers;
 use crate::sockets::SocketFactory;
 use arc_swap::ArcSwap;
@@ -73,6 +74,8 @@ pub struct Server {
     pub(super) waiting: Arc<Shares>,
     pub(super) late: Arc<Shares>,
     pub(super) connections: Arc<Shares>,
+    /// Replies over TCP that wait for their clients.
+    pub(super) budgets: Budgets,
 }
 
 /// What the server has in use.
@@ -104,6 +107,7 @@ impl Server {
             waiting: Arc::new(Shares::new(WAITING, WAITING_EACH)),
             late: Arc::new(Shares::new(LATE, LATE_EACH)),
             connections: Arc::new(Shares::new(CONNECTIONS, CONNECTIONS_EACH)),
+            budgets: Budgets::default(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Queries over TCP: messages with a length before each (RFC 7766), answered in the order in which answers come.
 
 use super::asker::Asker;
+use super::queue::{Queued, Room, frame};
 use super::server::Server;
 use super::waiting::Way;
 use egress_core::dns::content::Transport;
@@ -25,17 +26,15 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
         return;
     };
     let (mut read, mut write) = stream.into_split();
-    let (replies, mut waiting) = mpsc::channel::<Vec<u8>>(REPLIES);
+    let (replies, mut waiting) = mpsc::channel::<Queued>(REPLIES);
     let writer = async move {
         while let Some(reply) = waiting.recv().await {
-            let mut framed = Vec::with_capacity(2 + reply.len());
-            framed.extend(u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes());
-            framed.extend(reply);
-            timeout(IDLE, write.write_all(&framed)).await??;
+            timeout(IDLE, write.write_all(reply.bytes())).await??;
         }
         // The client has sent its last query, and every reply is sent.
         write.shutdown().await
     };
+    let budget = server.budgets.of(asker.share);
     let asker = Arc::new(asker);
     let reader = async move {
         let mut message = Vec::new();
@@ -48,11 +47,17 @@ pub async fn stream(server: Arc<Server>, stream: TcpStream, asker: Asker) {
             timeout(IDLE, read.read_exact(&mut message)).await??;
             // A client that takes no replies is not read from.
             let room = timeout(IDLE, replies.clone().reserve_owned()).await?;
-            let room = room.map_err(|_| io::ErrorKind::BrokenPipe)?;
+            let room = Room {
+                place: room.map_err(|_| io::ErrorKind::BrokenPipe)?,
+                budget: budget.clone(),
+            };
             let way = move || Way::Stream(room);
-            let mut reply = Vec::new();
-            let readable = server.take(&message, &asker, Transport::Tcp, way, &mut reply);
+            let mut readable = true;
+            let reply = frame(|reply| {
+                readable = server.take(&message, &asker, Transport::Tcp, way, reply);
+            });
             if !reply.is_empty() {
+                let reply = timeout(IDLE, budget.queued(reply)).await?;
                 // There is room again, because the query does not wait.
                 let sent = timeout(IDLE, replies.send(reply)).await?;
                 sent.map_err(|_| io::ErrorKind::BrokenPipe)?;

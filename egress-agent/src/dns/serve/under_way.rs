@@ -2,26 +2,10 @@
 
 use super::cache::Asked;
 use super::server::Server;
-use super::waiting::Waiting;
+use super::waiting::{Others, Waiting};
 use std::collections::HashMap;
 use std::mem::{self, ManuallyDrop};
 use std::sync::{MutexGuard, PoisonError};
-
-/// The queries that wait for one question.
-pub(super) struct Others {
-    pub(super) waiting: Vec<Waiting>,
-    /// Earlier ones got the addresses that are leased. Further ones get them at once.
-    pub(super) late: bool,
-}
-
-impl Others {
-    pub(super) fn new(first: Waiting) -> Self {
-        Self {
-            waiting: vec![first],
-            late: false,
-        }
-    }
-}
 
 /// A question for which a name server is asked. However that ends, further queries ask again.
 pub(super) struct UnderWay<'a> {
