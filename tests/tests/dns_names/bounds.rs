@@ -68,6 +68,35 @@ fn a_pool_of_idle_connections_keeps_its_addresses_and_may_connect_again() {
     }
 }
 
+/// More addresses than a learned name has (`Bounds::addresses` of the pure crate).
+const MANY: u32 = 700;
+
+#[test]
+fn a_client_gets_only_those_of_many_addresses_that_are_allowed() {
+    let lab = lab(&[]);
+    lab.rules("wild.yaml", WILD).unwrap();
+    let first = u32::from(Ipv4Addr::new(198, 18, 0, 1));
+    let all: Vec<IpAddr> = (0..MANY)
+        .map(|n| Ipv4Addr::from(first + n).into())
+        .collect();
+    lab.dns.set("many.wild.example", &all, 1);
+    let answer = ask(&lab.client_place(), "tcp", "many.wild.example", "192.0.2.1");
+    let given = addresses(&answer);
+    assert!(
+        given.len() > 100 && given.len() < all.len(),
+        "{}",
+        given.len()
+    );
+    // The node has no route there: only the gate answers with EPERM.
+    for to in given.iter().rev().take(20).chain(given.iter().take(20)) {
+        assert!(!denied(&lab, *to, 7), "{to}");
+    }
+    let left_out = all.iter().filter(|ip| !given.contains(ip));
+    for to in left_out.take(5) {
+        assert!(denied(&lab, *to, 7), "{to}");
+    }
+}
+
 /// Names of a flood: more than a policy may have below one host.
 const FLOOD: usize = 1_536;
 /// The most names of a workload below one host (`Bounds::of_workload` of the pure crate), and a few of the neighbour.

@@ -11,7 +11,7 @@ use super::query::Question;
 use super::service_binding::stripped;
 use super::text::canonical;
 pub use crate::policy::leases::Lease;
-use crate::policy::leases::{Answer, LeaseSettings};
+use crate::policy::leases::{Answer, InForce, LeaseSettings};
 use crate::routing::inside::network_to_accept;
 use egress_ebpf::addr::Addr;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
@@ -91,6 +91,33 @@ pub fn filter_message(
     forward: &Forward,
     message: &Message,
 ) -> Result<Filtered, BadAnswer> {
+    filter_as(listing, leases, question, forward, message, None)
+}
+
+/// The same once the leases are in force, for a name that had no room for all of them: addresses without a lease are
+/// left out.
+///
+/// # Errors
+/// See [`filter`].
+pub fn filter_held(
+    listing: Listing<'_>,
+    leases: &LeaseSettings,
+    question: &Question,
+    forward: &Forward,
+    message: &Message,
+    held: &InForce,
+) -> Result<Filtered, BadAnswer> {
+    filter_as(listing, leases, question, forward, message, Some(held))
+}
+
+fn filter_as(
+    listing: Listing<'_>,
+    leases: &LeaseSettings,
+    question: &Question,
+    forward: &Forward,
+    message: &Message,
+    held: Option<&InForce>,
+) -> Result<Filtered, BadAnswer> {
     let name = question.fqdn().ok_or(BadAnswer::Another)?;
     let head = &message.metadata;
     let [asked] = &*message.queries else {
@@ -118,6 +145,7 @@ pub fn filter_message(
         forward,
         names: forward.listed_names(&question.name),
         most_ttl,
+        held,
     };
     Ok(sieve.filter(&name, code, message))
 }
@@ -130,6 +158,8 @@ struct Sieve<'a> {
     /// The names that get the leases.
     names: Vec<ListedName>,
     most_ttl: u32,
+    /// The leases in force, if they are already.
+    held: Option<&'a InForce>,
 }
 
 /// What is kept of an answer.
@@ -175,7 +205,7 @@ impl Sieve<'_> {
         }
         let found = kept.records.len() > chain.aliases.len()
             || wanted == RecordType::CNAME && !chain.aliases.is_empty();
-        let nothing_left = !found && kept.not_public.is_some();
+        let nothing_left = !found && (kept.not_public.is_some() || kept.left_out > 0);
         let authorities = if found {
             Vec::new()
         } else if nothing_left {
@@ -279,7 +309,9 @@ impl Sieve<'_> {
             return None;
         }
         if !kept.addresses.contains(&ip) {
-            if kept.addresses.len() >= self.leases.max_addresses {
+            let has = |held: &InForce| self.names.iter().any(|listed| held.has(&listed.name, ip));
+            let full = kept.addresses.len() >= self.leases.max_addresses;
+            if full || !self.held.is_none_or(has) {
                 kept.left_out += 1;
                 return (self.forward.reach == Reach::All).then(|| record.data.clone());
             }

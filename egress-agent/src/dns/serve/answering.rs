@@ -6,6 +6,7 @@ use super::observe::{DeniedQuery, QueryResult};
 use super::server::Server;
 use super::upstream::To;
 use super::waiting::{Waiting, Way};
+use crate::lock::lock;
 use egress_core::dns::content::{Content, Transport};
 use egress_core::dns::judge::{
     Decision, Denial, Endpoints, Forward, Reach, Reason, Upstream, judge_after,
@@ -15,12 +16,8 @@ use egress_core::dns::query::{Query, Question, read};
 use egress_core::policy::state::Unlisted;
 use hickory_resolver::proto::op::ResponseCode;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Server {
     /// Takes one query. Appends the reply to `at_once`, or sends it by `way` when a name server has answered. Returns

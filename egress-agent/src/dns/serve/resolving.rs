@@ -2,15 +2,15 @@
 //!
 //! Owns how long a query waits, and that the leases of an answer are in the kernel before the answer leaves.
 
-use super::answering::lock;
 use super::cache::Asked;
 use super::observe::QueryResult;
 use super::server::{Learned, Server};
 use super::under_way::UnderWay;
 use super::upstream::{LIMIT, To};
 use super::waiting::{Others, Waiting};
+use crate::lock::lock;
 use egress_core::dns::aliases::Seen;
-use egress_core::dns::answer::{Filtered, Target, filter_message};
+use egress_core::dns::answer::{Filtered, Target, filter_held, filter_message};
 use egress_core::dns::content::Content;
 use egress_core::dns::judge::{Forward, Reason};
 use egress_core::dns::listing::Directory;
@@ -150,25 +150,42 @@ impl Server {
         let message = self.upstreams.ask(&asked.question, to).await?;
         let listing = directory.listing(asked.policy);
         let accepted = self.accepted.load();
-        let filtered = filter_message(listing, &accepted, &asked.question, forward, &message);
-        let Filtered {
-            content,
-            leases,
-            keep,
-            denied,
-            nothing_left,
-            targets,
-        } = filtered.map_err(|e| e.to_string())?;
+        let question = &asked.question;
+        let filtered = filter_message(listing, &accepted, question, forward, &message);
+        let mut filtered = filtered.map_err(|e| e.to_string())?;
         let shortest = accepted.min_ttl;
         drop(accepted);
         // Any other server, also one in a network that every workload may reach, could be a workload's own and answer
         // anything.
         let trusted = to == To::Configured;
-        let mut leases = if trusted { leases } else { Vec::new() };
+        let mut leases = std::mem::take(&mut filtered.leases);
+        if !trusted {
+            leases.clear();
+        }
         for lease in &mut leases {
             lease.workload = Some(asked.share);
             self.put_in_force(lease).await?;
         }
+        let held = self.in_force.load();
+        let has_room = |lease: &Lease| {
+            let mut addresses = lease.answer.addresses.iter();
+            addresses.all(|ip| held.has(&lease.name, *ip))
+        };
+        if !leases.iter().all(has_room) {
+            let accepted = self.accepted.load();
+            let held = filter_held(listing, &accepted, question, forward, &message, &held);
+            filtered = held.map_err(|e| e.to_string())?;
+            // The next one may have room.
+            filtered.keep = Duration::ZERO;
+        }
+        let Filtered {
+            content,
+            keep,
+            denied,
+            nothing_left,
+            targets,
+            ..
+        } = filtered;
         if trusted {
             self.note_targets(asked, forward, targets, shortest);
         }
