@@ -7,7 +7,7 @@ use super::hop_by_hop::{UpgradeAsked, remove_hop_by_hop, upgrade_asked};
 use super::repeated::join_response;
 use super::values::Values;
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue, SERVER};
+use http::header::{HeaderName, HeaderValue};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -113,13 +113,12 @@ pub fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
 }
 
 /// Turns an upstream's response headers into the client's. `waited` is the time from the end of the request to these
-/// headers; `None` if the request has not ended.
+/// headers; `None` if the request has not ended. `server` is the proxy's too, once the route has changed the headers.
 pub fn prepare_response(headers: &mut HeaderMap, waited: Option<Duration>, switching: bool) {
     remove_hop_by_hop(headers, switching);
     // It is one proxy's word to the next.
     headers.remove(&DECORATOR);
     join_response(headers);
-    headers.insert(SERVER, HeaderValue::from_static("envoy"));
     if let Some(waited) = waited {
         headers.insert(&SERVICE_TIME, number(millis(waited)));
     }
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_response_says_envoy_and_how_long_the_upstream_took() {
+    fn the_response_says_how_long_the_upstream_took() {
         let mut map = headers(&[
             ("server", "gunicorn"),
             ("connection", "close"),
@@ -264,7 +263,7 @@ mod tests {
                 get(&map, "x-envoy-upstream-service-time"),
                 get(&map, "etag")
             ),
-            (Some("envoy"), Some("42"), Some("x"))
+            (Some("gunicorn"), Some("42"), Some("x"))
         );
         assert_eq!(map.len(), 3, "{map:?}");
     }

@@ -199,6 +199,16 @@ impl LocalReply {
         Self { flags, ..self }
     }
 
+    /// The same reply to a lost upstream, for a client that has a 1xx response: in Envoy, the response had begun.
+    #[must_use]
+    pub fn after_interim(self) -> Self {
+        let details = self.details.replace("_before_response_", "_after_response_");
+        Self {
+            details: details.into(),
+            ..self
+        }
+    }
+
     /// The upstream was lost before its response began; `retried` after one or more retries.
     pub fn upstream_reset(reset: &UpstreamReset, retried: bool) -> Self {
         let (reason, transport, status, flag) = match reset {

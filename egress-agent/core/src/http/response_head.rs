@@ -101,7 +101,7 @@ pub fn reason_phrase(status: StatusCode) -> &'static str {
 /// client has. The HTTP library writes none of them. `head`: the request's method is HEAD.
 pub fn framing_of_no_body(status: StatusCode, head: bool, headers: &HeaderMap) -> Vec<u8> {
     let names: &[HeaderName] = match (status, head) {
-        (StatusCode::NOT_MODIFIED, _) => &[CONTENT_LENGTH, TRANSFER_ENCODING],
+        (StatusCode::NOT_MODIFIED, _) => &[CONTENT_LENGTH],
         (_, true) => &[TRANSFER_ENCODING],
         _ => &[],
     };
@@ -114,8 +114,16 @@ pub fn framing_of_no_body(status: StatusCode, head: bool, headers: &HeaderMap) -
             lines.extend_from_slice(part);
         }
     }
+    let has_body = !matches!(status, StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
+    if head && has_body && lines.is_empty() && !headers.contains_key(CONTENT_LENGTH) {
+        // Envoy knows no length of the body that GET would get.
+        lines.extend_from_slice(CHUNKED);
+    }
     lines
 }
+
+/// The line of a body whose end only its chunks tell.
+pub const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
 
 /// Removes from a 1xx response the fields of one hop, and the framing of a body that it does not have.
 pub fn prepare_interim(headers: &mut HeaderMap) {
@@ -266,5 +274,8 @@ mod tests {
         assert_eq!(of(ok, true, "transfer-encoding", "chunked"), chunked);
         assert_eq!(of(ok, false, "transfer-encoding", "chunked"), "");
         assert_eq!(of(ok, true, "content-length", "5"), "", "the library's");
+        assert_eq!(of(ok, true, "x", "1"), chunked, "no length is known");
+        assert_eq!(of(StatusCode::NO_CONTENT, true, "x", "1"), "");
+        assert_eq!(of(same, true, "transfer-encoding", "chunked"), "");
     }
 }

@@ -60,8 +60,9 @@ pub enum HttpDecision {
     UnlistedHost,
     /// Listed, but no route matches: 404 with an empty body, flag NR.
     NoRoute,
-    /// The route leads to a destination that is not registered: 503 with an empty body, flag NC.
-    NoCluster(Arc<Cluster>),
+    /// The route leads to a destination that is not registered: 503 with an empty body, flag NC. What it says of faults,
+    /// of origins and of the response's headers holds.
+    NoCluster(Act),
     /// The route, or its destination, has a field that is not carried out and would narrow or
     /// protect: 503 with an empty body, flag NC. The text names the field and the object.
     NotCarriedOut(Arc<str>),
@@ -329,11 +330,20 @@ impl VirtualHost {
                 Err(NoAction::Nowhere) => HttpDecision::NoRoute,
                 Err(NoAction::NotCarriedOut(why)) => HttpDecision::NotCarriedOut(Arc::clone(why)),
                 Ok(action) => match action.try_map(|to| destination(to, dialled, turn)) {
-                    Ok(action) => HttpDecision::Act(Act {
-                        action,
-                        policy: Arc::clone(&route.policy),
-                        spec,
-                    }),
+                    Ok(action) => {
+                        let to = action.destinations();
+                        let is_missing = to.is_some_and(|to| to.cluster.missing);
+                        let act = Act {
+                            action,
+                            policy: Arc::clone(&route.policy),
+                            spec,
+                        };
+                        if is_missing {
+                            HttpDecision::NoCluster(act)
+                        } else {
+                            HttpDecision::Act(act)
+                        }
+                    }
                     Err(denied) => denied,
                 },
             };
@@ -342,7 +352,7 @@ impl VirtualHost {
     }
 }
 
-/// The cluster that one request of a route goes to, or why it is denied.
+/// The cluster that one request of a route goes to, which may be missing, or why it is denied.
 fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Target, HttpDecision> {
     let Some(Share {
         cluster, headers, ..
@@ -353,11 +363,8 @@ fn destination(to: &Split, dialled: SocketAddr, turn: Turn) -> Result<Target, Ht
     if let Some(why) = &cluster.policy.denied {
         return Err(HttpDecision::NotCarriedOut(Arc::clone(why)));
     }
-    if cluster.missing {
-        return Err(HttpDecision::NoCluster(Arc::clone(cluster)));
-    }
     // Only for the cluster's own addresses: Host and destination must both be listed.
-    if !cluster.takes(dialled.ip()) {
+    if !cluster.missing && !cluster.takes(dialled.ip()) {
         return Err(HttpDecision::UnlistedHost);
     }
     Ok(Target {

@@ -13,11 +13,14 @@ pub struct HttpDenial {
     pub reply: LocalReply,
     /// Why.
     pub reason: DenialReason,
+    /// The route, if it is one whose other settings hold for the reply.
+    pub act: Option<Act>,
 }
 
 impl HttpDecision {
     /// What the route of a request with this Host does, with its policy, or the request's denial.
     pub fn or_denial(self, authority: &str) -> Result<Act, HttpDenial> {
+        let mut route = None;
         let (reply, reason) = match self {
             Self::Act(act) => return Ok(act),
             Self::UnlistedHost => {
@@ -26,14 +29,20 @@ impl HttpDecision {
                 (LocalReply::unlisted_host(), reason)
             }
             Self::NoRoute => (LocalReply::no_route(), DenialReason::NoRoute),
-            Self::NoCluster(cluster) => {
-                let reason = DenialReason::NoCluster(cluster.id.host.to_string());
-                (LocalReply::no_cluster(), reason)
+            Self::NoCluster(act) => {
+                let to = act.action.destinations();
+                let host = to.map_or_else(String::new, |to| to.cluster.id.host.to_string());
+                route = Some(act);
+                (LocalReply::no_cluster(), DenialReason::NoCluster(host))
             }
             Self::NotCarriedOut(why) => {
                 (LocalReply::no_cluster(), DenialReason::NotCarriedOut(why))
             }
         };
-        Err(HttpDenial { reply, reason })
+        Err(HttpDenial {
+            reply,
+            reason,
+            act: route,
+        })
     }
 }

@@ -122,6 +122,11 @@ impl HeaderOps {
         all.any(|(_, value)| matches!(value, Value::Format(_)))
     }
 
+    /// The headers that they remove.
+    pub fn removed(&self) -> &[HeaderName] {
+        &self.remove
+    }
+
     /// Changes the headers of a message. `text` is the text of a format for them, once the removed ones are gone.
     pub fn apply(&self, headers: &mut HeaderMap, text: impl Fn(&HeaderMap, &Format) -> String) {
         for name in &self.remove {

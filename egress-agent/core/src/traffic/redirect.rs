@@ -91,10 +91,10 @@ impl Redirect {
         let path = match &self.path {
             Path::Keep => from.target.to_owned(),
             Path::Matched(by) => replace_matched(from.target, from.spec, by),
-            Path::Whole(path) if path.contains('?') => path.clone(),
             Path::Whole(path) => {
-                let query = from.target.find('?').map_or("", |at| &from.target[at..]);
-                [path, query].concat()
+                let slash = if path.starts_with('/') { "" } else { "/" };
+                let query = from.target.find('?').filter(|_| !path.contains('?'));
+                [slash, path, query.map_or("", |at| &from.target[at..])].concat()
             }
         };
         match port {
@@ -103,18 +103,17 @@ impl Redirect {
         }
     }
 
-    /// The port to name. The scheme's usual one is left out, by the scheme of the rule.
+    /// The port to name. That which the client dialled is left out if it is the usual one of the rule's scheme.
     fn port(&self, dialled: u16) -> Option<u32> {
-        let port = match self.port {
-            Port::Keep => return None,
-            Port::Number(port) => port,
-            Port::Dialled => dialled.into(),
-        };
         let usual = match or(&self.scheme, "http") {
             "https" => 443,
             _ => 80,
         };
-        Some(port).filter(|port| *port != usual)
+        match self.port {
+            Port::Keep => None,
+            Port::Number(port) => Some(port),
+            Port::Dialled => Some(dialled).filter(|port| *port != usual).map(u32::from),
+        }
     }
 }
 
@@ -230,6 +229,18 @@ mod tests {
                 "/foo",
                 80,
                 "https://[2001:db8::1]/foo",
+            ),
+            (uri("x"), "a.b", "/foo/?k", 80, "http://a.b/x?k"),
+            (
+                HttpRedirect {
+                    authority: "c.d".into(),
+                    port: Some(80),
+                    ..none()
+                },
+                "a.b",
+                "/foo?q",
+                80,
+                "http://c.d:80/foo?q",
             ),
             (
                 HttpRedirect {

@@ -92,6 +92,28 @@ impl RetryOn {
         Self { conditions, codes }
     }
 
+    /// Adds the conditions in a list that are of a kind. Other words have no effect.
+    pub(super) fn add_conditions(&mut self, text: &str, is_of_kind: impl Fn(Condition) -> bool) {
+        for word in text.split(',').map(str::trim) {
+            let mut known = NAMES.iter();
+            let named = known.find(|(condition, name)| *name == word && is_of_kind(*condition));
+            self.conditions |= named.map_or(0, |(condition, _)| 1 << *condition as u8);
+        }
+    }
+
+    /// Adds the status codes in a list, which count if the condition is in the set.
+    pub(super) fn add_codes(&mut self, text: &str) {
+        if self.has(Condition::StatusCodes) {
+            let codes = text.split(',').filter_map(|word| word.trim().parse::<u16>().ok());
+            self.codes.extend(codes);
+        }
+    }
+
+    /// None.
+    pub(super) fn none() -> Self {
+        Self::parse("")
+    }
+
     /// Whether the condition is in the set.
     pub fn has(&self, condition: Condition) -> bool {
         self.conditions & (1 << condition as u8) != 0

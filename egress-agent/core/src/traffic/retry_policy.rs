@@ -8,7 +8,7 @@ use super::retry_on::{Condition, RetryOn};
 use crate::http::upstream_reset::UpstreamReset;
 use crate::istio::duration::TimeSpan;
 use crate::istio::virtual_service::HttpRetry;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::time::Duration;
 
 /// Envoy's base interval of the back-off (`upstream.base_retry_backoff_ms`).
@@ -40,7 +40,24 @@ pub struct RetryPolicy {
     /// Whether an attempt avoids endpoints that were tried before, as long as there are others. Unset: unless the
     /// cluster is balanced by a hash.
     pub avoid_previous: Option<bool>,
+    /// With the condition `retriable-headers`: headers of a response that is tried again. No rule has a field for them.
+    pub headers: Vec<HeaderName>,
 }
+
+/// Headers by which a route's header operations change the retries of a request, as in Envoy (`RetryStateImpl`).
+const OF_RULE: [&str; 5] = [
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+];
+/// Headers that Envoy takes off a request, too, and that change nothing here.
+const IGNORED: [&str; 3] = [
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-rq-timeout-alt-response",
+];
 
 impl Default for RetryPolicy {
     fn default() -> Self {
@@ -51,6 +68,7 @@ impl Default for RetryPolicy {
             named: false,
             base: BASE,
             avoid_previous: None,
+            headers: Vec::new(),
         }
     }
 }
@@ -74,7 +92,46 @@ impl RetryPolicy {
             named: !rule.retry_on.is_empty(),
             base: rule.backoff.map_or(all.base, TimeSpan::duration),
             avoid_previous: rule.retry_ignore_previous_hosts,
+            headers: Vec::new(),
         }
+    }
+
+    /// The policy of a request whose headers a rule has changed. Takes the headers that are for the proxy off it. `None`:
+    /// none of them changes it.
+    pub fn changed_by(&self, headers: &mut HeaderMap) -> Option<Self> {
+        for name in IGNORED {
+            headers.remove(name);
+        }
+        let [on, grpc, most, codes, names] = OF_RULE.map(|name| headers.remove(name));
+        let text = |value: &Option<HeaderValue>| {
+            let text = value.as_ref().and_then(|value| value.to_str().ok());
+            text.map(str::to_owned)
+        };
+        if [&on, &grpc, &most, &codes, &names].iter().all(|v| v.is_none()) {
+            return None;
+        }
+        let mut policy = self.clone();
+        if policy.attempts == 0 {
+            // Istio gives a route without retries no policy, and Envoy's own has one retry for what headers name.
+            (policy.attempts, policy.on) = (1, RetryOn::none());
+        }
+        let conditions = [(&on, false), (&grpc, true)];
+        for (header, of_grpc) in conditions {
+            let text = text(header).unwrap_or_default();
+            policy.on.add_conditions(&text, |condition| {
+                GRPC.iter().any(|(_, grpc)| *grpc == condition) == of_grpc
+            });
+        }
+        if let Some(codes) = text(&codes) {
+            policy.on.add_codes(&codes);
+        }
+        if let Some(most) = text(&most).and_then(|most| most.trim().parse().ok()) {
+            policy.attempts = most;
+        }
+        let names = text(&names).unwrap_or_default();
+        let names = names.split(',').filter_map(|name| name.trim().parse().ok());
+        policy.headers = names.collect();
+        Some(policy)
     }
 
     /// Whether an attempt with this response is made again, if retries are left.
@@ -89,7 +146,11 @@ impl RetryPolicy {
             409 => self.on.has(Condition::Retriable4xx),
             _ => false,
         };
-        by_status || self.on.has_code(status) || self.after_grpc(headers)
+        let by_header = || {
+            let mut named = self.headers.iter();
+            self.on.has(Condition::Headers) && named.any(|name| headers.contains_key(name))
+        };
+        by_status || self.on.has_code(status) || by_header() || self.after_grpc(headers)
     }
 
     fn after_grpc(&self, headers: &HeaderMap) -> bool {
@@ -126,7 +187,8 @@ impl RetryPolicy {
     pub fn repeats_sent(&self, grpc: bool, http2: bool) -> bool {
         let by_response = [Condition::EnvoyRateLimited, Condition::Retriable4xx];
         self.attempts > 0
-            && (self.after_loss(true)
+            && (!self.headers.is_empty()
+                || self.after_loss(true)
                 || self.on.has_codes()
                 || http2 && self.on.has(Condition::RefusedStream)
                 || by_response.into_iter().any(|c| self.on.has(c))
@@ -157,6 +219,51 @@ mod tests {
     use super::*;
     use crate::http::test_headers::headers;
     use crate::http::upstream_reset::connect_failure;
+
+    #[test]
+    fn headers_of_a_rule_change_the_retries_and_leave_the_request() {
+        let changed = |policy: &RetryPolicy, list: &[(&'static str, &'static str)]| {
+            let own = list.iter().chain([&("x-own", "1")]);
+            let mut headers: HeaderMap = own
+                .map(|(name, value)| {
+                    let value = HeaderValue::from_static(value);
+                    (HeaderName::from_static(name), value)
+                })
+                .collect();
+            let changed = policy.changed_by(&mut headers);
+            assert_eq!(headers.len(), 1, "{headers:?}");
+            changed
+        };
+        let policy = RetryPolicy::default();
+        assert_eq!(changed(&policy, &[]), None);
+        assert_eq!(changed(&policy, &[("x-envoy-hedge-on-per-try-timeout", "true")]), None);
+        let named = [("x-envoy-retry-on", "5xx, cancelled"), ("x-envoy-max-retries", "4")];
+        let five = changed(&policy, &named).unwrap();
+        assert_eq!(five.attempts, 4);
+        assert!(five.after_response(500, &HeaderMap::new()));
+        let of_grpc = [("x-envoy-retry-grpc-on", "internal,5xx")];
+        let grpc = changed(&policy, &of_grpc).unwrap();
+        assert!(grpc.on.has(Condition::Internal) && !grpc.on.has(Condition::ServerError));
+        let none = RetryPolicy {
+            attempts: 0,
+            ..RetryPolicy::default()
+        };
+        let on = changed(&none, &[("x-envoy-retry-on", "retriable-4xx")]).unwrap();
+        assert_eq!(on.attempts, 1);
+        assert!(on.after_response(409, &HeaderMap::new()));
+        assert!(!on.on.has(Condition::ConnectFailure), "{:?}", on.on);
+        let by_header = [
+            ("x-envoy-retry-on", "retriable-headers"),
+            ("x-envoy-retriable-header-names", "x-again"),
+        ];
+        let by_header = changed(&policy, &by_header).unwrap();
+        let again = HeaderMap::from_iter([(
+            HeaderName::from_static("x-again"),
+            HeaderValue::from_static("1"),
+        )]);
+        assert!(by_header.after_response(200, &again) && by_header.repeats_sent(false, false));
+    }
+
 
     fn on(text: &str) -> RetryPolicy {
         RetryPolicy {

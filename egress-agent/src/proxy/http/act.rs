@@ -6,7 +6,7 @@
 use super::asking::Asking;
 use super::exchange::exchange;
 use super::judge::{Allowed, Judge};
-use super::local::{Own, own_response};
+use super::local::{FramingOfNoBody, Own, own_response};
 use super::outgoing::{draw, values};
 use super::reply_body::ReplyBody;
 use super::request_body::RequestEnd;
@@ -17,17 +17,20 @@ use crate::proxy::ticket::Ticket;
 use bytes::Bytes;
 use egress_core::http::format::{Format, Values};
 use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
-use egress_core::http::local_reply::LocalReply;
+use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::http::repeated::join_response;
 use egress_core::http::response_flags::{ResponseFlag, ResponseFlags};
+use egress_core::http::response_head::CHUNKED;
 use egress_core::routing::{HttpDenial, RequestHead, Target};
 use egress_core::traffic::{
     AbortWith, CorsStep, DirectResponse, Fault, HeaderOps, HttpAction, Redirect, RedirectedFrom,
     RouteName,
 };
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
+use hyper::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, SERVER, TRANSFER_ENCODING,
+};
 use hyper::http::{HeaderMap, Request};
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use std::sync::Arc;
 use tokio::time::sleep;
 
@@ -49,6 +52,7 @@ pub(super) async fn act(
     let remembered = changes()
         .any(HeaderOps::has_formats)
         .then(|| Remembered::new(&request, allowed, asking));
+    let is_head = request.method() == Method::HEAD;
     let mut origin = None;
     let mut is_preflight = false;
     // In Envoy, only routes with destinations have a cross-origin policy.
@@ -92,6 +96,7 @@ pub(super) async fn act(
         _ => (response.status().as_u16(), flags),
     };
     let headers = response.headers_mut();
+    let had_length = headers.contains_key(CONTENT_LENGTH);
     for ops in changes().filter(|_| !is_preflight) {
         ops.apply(headers, |headers, format| {
             let text = |from: &Remembered| from.text(session, format, headers, ended);
@@ -99,6 +104,7 @@ pub(super) async fn act(
         });
         join_response(headers);
     }
+    let lost_length = had_length && !headers.contains_key(CONTENT_LENGTH);
     if let Some((cors, origin)) = policy.cors.as_ref().zip(origin) {
         cors.respond(headers, &origin);
     }
@@ -106,11 +112,31 @@ pub(super) async fn act(
     if is_text && ended.0 == 0 && !headers.contains_key(CONTENT_TYPE) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
+    if lost_length && ended.0 != 0 && session.version() == "HTTP/1.1" {
+        frame_by_chunks(&mut response, is_head);
+    }
     let (head, mut body) = response.into_parts();
     if let Some(ticket) = body.ticket() {
         ticket.answers(&head.headers);
     }
     Response::from_parts(head, body)
+}
+
+/// Says that chunks tell where the body of an origin's response ends: its route has removed the length.
+fn frame_by_chunks(response: &mut Response<ReplyBody>, is_head: bool) {
+    if matches!(
+        response.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
+        return;
+    }
+    if is_head {
+        let lines = FramingOfNoBody(CHUNKED.to_vec());
+        response.extensions_mut().insert(lines);
+    } else {
+        let chunked = HeaderValue::from_static("chunked");
+        response.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
 }
 
 /// What formats of a response need of its request.
@@ -141,8 +167,9 @@ impl Remembered {
         headers: &HeaderMap,
         (status, flags): (u16, ResponseFlags),
     ) -> String {
+        let seen = (status == 0).then(|| without_own(headers));
         let values = Values {
-            response: Some((headers, status)),
+            response: Some((seen.as_ref().unwrap_or(headers), status)),
             flags,
             ..values(
                 session,
@@ -152,6 +179,20 @@ impl Remembered {
         };
         format.text(&values, "")
     }
+}
+
+/// The headers of the proxy's own reply that formats see: as in Envoy, these three come behind the changes of the route,
+/// but for the type of a gRPC reply.
+fn without_own(headers: &HeaderMap) -> HeaderMap {
+    let mut seen = headers.clone();
+    let kind = seen.get(CONTENT_TYPE);
+    if kind.is_some_and(|kind| !is_grpc(kind.as_bytes())) {
+        seen.remove(CONTENT_TYPE);
+    }
+    for name in [CONTENT_LENGTH, SERVER] {
+        seen.remove(name);
+    }
+    seen
 }
 
 /// Judges a request, and again after a delay of its route: what allowed it may have ended meanwhile.
@@ -175,6 +216,9 @@ pub(super) async fn judged<B>(
         denial
     })?;
     let mut note = |allowed: &Allowed| {
+        if allowed.denied.is_some() {
+            return;
+        }
         let to = allowed.act.action.destinations();
         ticket.record.cluster = to.map(|to| to.cluster.id.clone());
         ticket.record.route = Some(allowed.act.policy.name.clone());
@@ -212,6 +256,10 @@ fn way<'a>(
     asking: &Asking,
     request: &Request<MessageBody>,
 ) -> Result<&'a Target, Box<Own>> {
+    if let Some((reply, reason)) = &allowed.denied {
+        session.client.deny(reason.clone(), Some(&asking.authority));
+        return Err(Box::new(reply.into()));
+    }
     match &allowed.act.action {
         HttpAction::Forward(to) => Ok(to),
         HttpAction::Redirect(redirect) => {

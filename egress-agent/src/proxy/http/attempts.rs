@@ -22,7 +22,7 @@ use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::ResponseFlag;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::Cluster;
-use egress_core::traffic::{RoutePolicy, UpstreamProtocol};
+use egress_core::traffic::{RetryPolicy, RoutePolicy, UpstreamProtocol};
 use hyper::body::Body;
 use hyper::http::request::Parts;
 use hyper::{Request, Response};
@@ -41,6 +41,8 @@ pub(super) struct Answered {
 pub(super) struct Attempts<'a> {
     pub(super) supply: Supply<'a>,
     pub(super) policy: &'a RoutePolicy,
+    /// The route's, or as its header operations change them.
+    pub(super) retries: &'a RetryPolicy,
     /// It is a gRPC call.
     pub(super) call: bool,
     /// The request may be sent again after it was sent whole. Otherwise nothing of it is kept.
@@ -59,7 +61,7 @@ impl Attempts<'_> {
         parts: Parts,
         ticket: &mut Ticket,
     ) -> Result<Answered, LocalReply> {
-        let policy = &self.policy.retries;
+        let policy = self.retries;
         let host = authority(&parts).to_owned();
         let mut peer = peer_of(&self.supply.cluster, &host);
         let mut head = Head::new(parts);
@@ -106,11 +108,11 @@ impl Attempts<'_> {
                 ticket.record.flags = ticket.record.flags.with(ResponseFlag::URX);
             }
             if !again || is_last {
-                return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
+                return attempt.map_err(|lost| self.reply(&lost, retry, ticket));
             }
             let Ok(permit) = self.supply.count(Usage::retry) else {
                 ticket.record.flags = ticket.record.flags.with(ResponseFlag::UO);
-                return attempt.map_err(|lost| lost.reply(retry > 0, ticket.record.flags));
+                return attempt.map_err(|lost| self.reply(&lost, retry, ticket));
             };
             _counted = permit;
             if let Ok(answered) = attempt {
@@ -134,6 +136,16 @@ impl Attempts<'_> {
                 });
             }
             retry += 1;
+        }
+    }
+
+    /// The reply to a request that is not tried again.
+    fn reply(&self, lost: &Lost, retry: u32, ticket: &Ticket) -> LocalReply {
+        let reply = lost.reply(retry > 0, ticket.record.flags);
+        if self.interim.has_passed() {
+            reply.after_interim()
+        } else {
+            reply
         }
     }
 

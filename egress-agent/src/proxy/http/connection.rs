@@ -7,7 +7,7 @@ use super::asking::{Asking, receive};
 use super::control::Turn;
 use super::interim::Interim;
 use super::judge::Judge;
-use super::local::{FramingOfNoBody, local_response};
+use super::local::{Closes, FramingOfNoBody, local_response};
 use super::reply_body::{Reply, ReplyBody};
 use super::request_body::RequestEnd;
 use super::session::Session;
@@ -245,7 +245,7 @@ impl Connection {
                     .await;
                     (response, without_body || end.at().is_some())
                 }
-                Err(HttpDenial { reply, reason }) => {
+                Err(HttpDenial { reply, reason, .. }) => {
                     let name = Some(asked.authority).filter(|name| !name.is_empty());
                     self.session.client.deny(reason, name.as_deref());
                     (local_response(&reply, ticket), without_body)
@@ -256,7 +256,8 @@ impl Connection {
         // An upgrade that was refused may have sent bytes of its protocol.
         let refused =
             upgrade != UpgradeAsked::No && response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if !is_whole || refused {
+        let closes = response.extensions_mut().remove::<Closes>().is_some();
+        if !is_whole || refused || closes {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

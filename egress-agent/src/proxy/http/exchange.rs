@@ -6,6 +6,7 @@ use super::affinity::Affinity;
 use super::asking::Asking;
 use super::attempt_head::authority;
 use super::attempts::{Answered, Attempts};
+use super::interim::Interim;
 use super::judge::Allowed;
 use super::local::{FramingOfNoBody, local_response};
 use super::mirror::begin_copies;
@@ -27,10 +28,11 @@ use egress_core::http::response_flags::ResponseFlags;
 use egress_core::http::response_head::framing_of_no_body;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, Target};
+use egress_core::traffic::{RetryPolicy, RoutePolicy};
 use hyper::body::Body as _;
 use hyper::header::{CONTENT_TYPE, HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
-use hyper::http::response;
+use hyper::http::{HeaderMap, response};
 use hyper::upgrade::on;
 use hyper::{Request, Response, StatusCode, Version};
 use std::net::SocketAddr;
@@ -64,6 +66,8 @@ pub(super) async fn exchange(
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
         return local_response(&not_carried_out(client, &asking.authority), ticket);
     }
+    let retries = retries_of_rule(to, policy, &mut parts.headers);
+    let retries = retries.as_ref().unwrap_or(&policy.retries);
     ticket.sends(&parts, authority(&parts));
     let http2 = session.is_http2(cluster);
     // Each copy is framed for its own upstream.
@@ -71,14 +75,16 @@ pub(super) async fn exchange(
     if !http2 {
         outgoing::frame(&mut parts, !body.is_end_stream());
     }
-    let repeats = policy.retries.repeats_sent(speaks_grpc(&parts), http2);
+    let repeats = retries.repeats_sent(speaks_grpc(&parts), http2);
     let keep = repeats.then_some(client);
+    let interim = interim_of(&asking.interim, to, policy);
     let mut attempts = Attempts {
         supply,
         policy,
+        retries,
         call: allowed.call,
         repeats,
-        interim: &asking.interim,
+        interim: interim.as_ref().unwrap_or(&asking.interim),
         body: RequestSource::new(Some(body), &end, &ticket.counters, keep, copies),
         end: Arc::clone(&end),
         asked: None,
@@ -137,6 +143,26 @@ pub(super) async fn exchange(
         pool: Arc::clone(&session.pool),
     };
     Response::from_parts(head, relay.into_body())
+}
+
+/// The retries of a request of which a rule has set headers. Others have none of these headers: a client's are gone.
+fn retries_of_rule(
+    to: &Target,
+    policy: &RoutePolicy,
+    headers: &mut HeaderMap,
+) -> Option<RetryPolicy> {
+    let own = to.headers.as_ref().map(|own| &own.request);
+    let mut all = own.into_iter().chain([&policy.headers.request]);
+    let changes = all.any(|ops| !ops.is_empty());
+    changes.then(|| policy.retries.changed_by(headers))?
+}
+
+/// What passes 1xx responses on, if a rule removes headers from responses.
+fn interim_of(interim: &Interim, to: &Target, policy: &RoutePolicy) -> Option<Interim> {
+    let own = to.headers.as_ref().map(|own| &own.response);
+    let all = own.into_iter().chain([&policy.headers.response]);
+    let removed: Vec<_> = all.flat_map(|ops| ops.removed()).cloned().collect();
+    (!removed.is_empty()).then(|| interim.without(removed))
 }
 
 /// Denies a request whose route cannot be carried out. Returns the client's reply.

@@ -4,6 +4,7 @@
 
 use super::control::Control;
 use hyper::StatusCode;
+use hyper::header::HeaderName;
 use hyper::http::HeaderMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,8 @@ pub(super) struct Interim {
     to: To,
     /// One was passed on. As in Envoy, further ones of the same request are not.
     passed: Arc<AtomicBool>,
+    /// Headers that the route removes.
+    removed: Arc<[HeaderName]>,
 }
 
 #[derive(Clone)]
@@ -44,6 +47,15 @@ impl Interim {
         Self {
             to,
             passed: Arc::default(),
+            removed: Arc::default(),
+        }
+    }
+
+    /// The same for a route that removes these headers from responses. In Envoy, a route sets none on a 1xx response.
+    pub(super) fn without(&self, removed: Vec<HeaderName>) -> Self {
+        Self {
+            removed: removed.into(),
+            ..self.clone()
         }
     }
 
@@ -61,6 +73,14 @@ impl Interim {
         if self.passed.swap(true, Ordering::Relaxed) {
             return;
         }
+        let mut left = None;
+        if !self.removed.is_empty() {
+            let left = left.insert(headers.clone());
+            for name in &*self.removed {
+                left.remove(name);
+            }
+        }
+        let headers = left.as_ref().unwrap_or(headers);
         match &self.to {
             To::Http1(control, number) => control.interim(*number, status, headers),
             // The queue is empty.

@@ -14,9 +14,11 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::HeaderMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A request that may continue.
+/// A request whose route is carried out.
 pub(super) struct Allowed {
     pub(super) act: Act,
+    /// What the client gets instead of a destination's response, and why.
+    pub(super) denied: Option<(LocalReply, DenialReason)>,
     /// The upgrade that it asks for.
     pub(super) upgrade: UpgradeAsked,
     /// It is a gRPC call. The timeout of its policy is the shorter of the route's and the client's.
@@ -24,6 +26,23 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
+    fn new<B>(request: &Request<B>, mut act: Act) -> Self {
+        let kind = request.headers().get(CONTENT_TYPE);
+        let call = kind.is_some_and(|kind| is_grpc(kind.as_bytes()));
+        if call {
+            let timeout = call_timeout(request.headers(), act.policy.timeout);
+            if timeout != act.policy.timeout {
+                Arc::make_mut(&mut act.policy).timeout = timeout;
+            }
+        }
+        Self {
+            act,
+            denied: None,
+            upgrade: upgrade_asked(request.headers()),
+            call,
+        }
+    }
+
     /// Whether it asks for a websocket.
     pub(super) fn is_websocket(&self) -> bool {
         self.upgrade == UpgradeAsked::Websocket
@@ -112,14 +131,21 @@ impl Judge {
             Some(reply) => Err(HttpDenial {
                 reply,
                 reason: DenialReason::NoRoute,
+                act: None,
             }),
             None => self.decide(&head).or_denial(authority),
         };
         match decided {
             Ok(act) => Ok(self.allow(request, authority, act)),
-            Err(denial) => match self.client.audited(&denial.reason, Some(authority)) {
+            Err(mut denial) => match self.client.audited(&denial.reason, Some(authority)) {
                 Some(cluster) => Ok(self.allow(request, authority, cluster.into())),
-                None => Err(denial),
+                None => match denial.act.take() {
+                    Some(act) => Ok(Allowed {
+                        denied: Some((denial.reply, denial.reason)),
+                        ..Allowed::new(request, act)
+                    }),
+                    None => Err(denial),
+                },
             },
         }
     }
@@ -163,20 +189,8 @@ impl Judge {
     }
 
     /// Allows a request to its destination.
-    fn allow<B>(&self, request: &Request<B>, authority: &str, mut act: Act) -> Allowed {
+    fn allow<B>(&self, request: &Request<B>, authority: &str, act: Act) -> Allowed {
         self.note(authority, &act);
-        let kind = request.headers().get(CONTENT_TYPE);
-        let call = kind.is_some_and(|kind| is_grpc(kind.as_bytes()));
-        if call {
-            let timeout = call_timeout(request.headers(), act.policy.timeout);
-            if timeout != act.policy.timeout {
-                Arc::make_mut(&mut act.policy).timeout = timeout;
-            }
-        }
-        Allowed {
-            act,
-            upgrade: upgrade_asked(request.headers()),
-            call,
-        }
+        Allowed::new(request, act)
     }
 }

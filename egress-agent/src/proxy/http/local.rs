@@ -8,16 +8,22 @@ use bytes::Bytes;
 use egress_core::http::grpc::grpc_status;
 use egress_core::http::local_reply::LocalReply;
 use egress_core::http::response_flags::ResponseFlags;
+use egress_core::http::response_head::CHUNKED;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::http::HeaderMap;
 use hyper::{Response, StatusCode};
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// Header lines for an HTTP/1.1 client that the library does not write: see `framing_of_no_body`.
 #[derive(Clone)]
 pub(super) struct FramingOfNoBody(pub(super) Vec<u8>);
+
+/// The HTTP/1.1 connection closes after this response, as in Envoy after a reply of its own with 400.
+#[derive(Clone, Copy)]
+pub(super) struct Closes;
 
 /// A reply with a status and a body, in whichever form the client reads.
 pub(super) struct Own {
@@ -81,6 +87,7 @@ pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBo
     if own.transport.is_some() {
         ticket.record.transport_failure = own.transport.take();
     }
+    let closes = own.status == 400;
     let mut response = if ticket.grpc {
         grpc_response(&own, ticket.record.method == "HEAD")
     } else {
@@ -93,7 +100,7 @@ pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBo
     let is_head = ticket.record.method == "HEAD";
     if is_head && sent == 0 {
         // Envoy knows no length of what it does not send.
-        let lines = b"transfer-encoding: chunked\r\n".to_vec();
+        let lines = CHUNKED.to_vec();
         response.extensions_mut().insert(FramingOfNoBody(lines));
     } else {
         let length = HeaderValue::from(sent);
@@ -103,6 +110,9 @@ pub(super) fn own_response(mut own: Own, mut ticket: Ticket) -> Response<ReplyBo
         *response.body_mut() = ReplyBody::Local(None);
     }
     response.extensions_mut().insert(ticket.record.flags);
+    if closes {
+        response.extensions_mut().insert(Closes);
+    }
     ticket.record.response_code = response.status().as_u16();
     ticket.answers(response.headers());
     // The length is that of the body which a GET would get.
@@ -127,7 +137,7 @@ fn plain_response(own: Own) -> Response<ReplyBody> {
 
 fn grpc_response(own: &Own, is_head: bool) -> Response<ReplyBody> {
     let status = own.grpc.unwrap_or_else(|| grpc_status(own.status));
-    let message = String::from_utf8_lossy(&own.body).replace('%', "%25");
+    let message = percent_encoded(&own.body);
     let mut response = Response::new(ReplyBody::Local(None));
     let headers = response.headers_mut();
     let grpc = HeaderValue::from_static("application/grpc");
@@ -140,6 +150,21 @@ fn grpc_response(own: &Own, is_head: bool) -> Response<ReplyBody> {
         headers.insert("grpc-message", message);
     }
     response
+}
+
+/// A `grpc-message`: bytes outside printable ASCII, and `%`, as `%XX` (gRPC over HTTP/2, `Percent-Encoded`).
+fn percent_encoded(text: &[u8]) -> String {
+    let mut out = String::with_capacity(text.len());
+    for &byte in text {
+        match byte {
+            b'%' | 0..0x20 | 0x7f.. => {
+                // Writing to a `String` cannot fail.
+                let _ = write!(out, "%{byte:02X}");
+            }
+            _ => out.push(byte.into()),
+        }
+    }
+    out
 }
 
 /// A reply after which the connection closes, as Envoy sends it.
@@ -160,4 +185,20 @@ pub(in crate::proxy) fn closing_reply(reply: &LocalReply) -> Vec<u8> {
         reply.body,
     )
     .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_grpc_is_percent_encoded() {
+        for (text, encoded) in [
+            ("closed today", "closed today"),
+            ("gr\u{fc}\u{df}e\n%", "gr%C3%BC%C3%9Fe%0A%25"),
+            ("\u{7f}~", "%7F~"),
+        ] {
+            assert_eq!(percent_encoded(text.as_bytes()), encoded);
+        }
+    }
 }

@@ -154,9 +154,11 @@ impl Copy {
         let end = Arc::new(RequestEnd::default());
         let loss = self.body.as_ref().map(CopyBody::loss);
         let body = self.body.map(MessageBody::Copy);
+        let policy = policy_of_copies(self.timeout);
         let mut attempts = Attempts {
             supply,
-            policy: &policy_of_copies(self.timeout),
+            policy: &policy,
+            retries: &policy.retries,
             call: self.call,
             repeats: false,
             // Nobody hears them.

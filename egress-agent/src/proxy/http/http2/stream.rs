@@ -153,7 +153,7 @@ async fn answer(
                 let end = Arc::new(RequestEnd::default());
                 act(session, &allowed, &asking, request, end, ticket).await
             }
-            Err(HttpDenial { reply, reason }) => {
+            Err(HttpDenial { reply, reason, .. }) => {
                 session.client.deny(reason, Some(&head.authority));
                 local_response(&reply, ticket)
             }
