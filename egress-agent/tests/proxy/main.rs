@@ -18,6 +18,7 @@ mod expect;
 mod frames;
 mod framing;
 mod h2spec;
+mod hops;
 mod http;
 mod http2;
 mod http2_ends;

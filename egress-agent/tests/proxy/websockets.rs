@@ -229,3 +229,127 @@ async fn an_origin_that_takes_no_extended_connect_gets_one_and_resets_it() {
     assert_eq!(reply.status(), 503, "{}", reply.text());
     assert_eq!(bed.record().await.flags.to_string(), "UR");
 }
+
+#[tokio::test]
+async fn a_response_that_does_not_switch_has_no_body_unless_it_is_an_error() {
+    for (status, body) in [
+        ("200 OK", ""),
+        ("201 Created", ""),
+        ("302 Found", ""),
+        ("404 Not Found", "no websocket"),
+        ("503 Service Unavailable", "no websocket"),
+    ] {
+        let origin = raw_origin(move |_, mut raw: Raw| async move {
+            raw.head().await.unwrap();
+            let head = format!("HTTP/1.1 {status}\r\nlocation: /x\r\ncontent-length: 12\r\n\r\n");
+            raw.send(format!("{head}no websocket").as_bytes()).await;
+            raw.rest().await;
+        })
+        .await;
+        let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+        let mut client = bed.client().await;
+        let response = client.ask(&upgrade()).await;
+        assert!(response.head.starts_with(&format!("HTTP/1.1 {status}\r\n")));
+        assert_eq!(response.text(), body, "{status}");
+        let length = body.len().to_string();
+        assert_eq!(
+            response.header("content-length"),
+            Some(&*length),
+            "{status}"
+        );
+        assert_eq!(response.header("location"), Some("/x"), "{status}");
+        assert_eq!(response.header("connection"), Some("close"), "{status}");
+        assert!(client.rest().await.is_empty(), "{status}");
+        let record = bed.record().await;
+        let details = if body.is_empty() {
+            "websocket_handshake_unsuccessful"
+        } else {
+            "via_upstream"
+        };
+        assert_eq!(record.details, details, "{status}");
+        assert_eq!(record.bytes_sent, body.len() as u64, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_frames_a_body_is_a_fault_of_the_origin() {
+    for field in ["transfer-encoding: chunked", "content-length: 5"] {
+        let origin = raw_origin(move |_, mut raw: Raw| async move {
+            raw.head().await.unwrap();
+            let head = SWITCH.replace("upgrade: ", &format!("{field}\r\nupgrade: "));
+            raw.send(format!("{head}hello").as_bytes()).await;
+            raw.rest().await;
+        })
+        .await;
+        let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+        let response = bed.client().await.ask(&upgrade()).await;
+        assert_eq!(response.status(), 502, "{field}");
+        assert_eq!(bed.record().await.flags.to_string(), "UPE", "{field}");
+    }
+}
+
+#[tokio::test]
+async fn chunks_behind_the_request_are_bytes_of_the_websocket() {
+    let origin = raw_origin(|_, mut raw: Raw| async move {
+        let head = raw.head().await.unwrap().to_lowercase();
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        raw.send(SWITCH.as_bytes()).await;
+        let seen = raw.take(10).await.unwrap();
+        raw.send(&seen).await;
+        raw.rest().await;
+    })
+    .await;
+    let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+    let mut client = bed.client().await;
+    let chunked = "Transfer-Encoding: chunked\r\nUpgrade: ";
+    let request = upgrade().replace("Upgrade: ", chunked);
+    client
+        .send(format!("{request}5\r\nhello\r\n").as_bytes())
+        .await;
+    let head = client.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(client.take(10).await.unwrap(), b"5\r\nhello\r\n");
+}
+
+/// The bytes behind a request whose upgrade is refused are never read as a request.
+#[tokio::test]
+async fn chunks_behind_a_refused_websocket_go_nowhere() {
+    let origin = raw_origin(|_, mut raw: Raw| async move {
+        raw.head().await.unwrap();
+        raw.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        let seen = String::from_utf8(raw.rest().await).unwrap();
+        assert_eq!(seen, "", "the origin gets nothing else");
+    })
+    .await;
+    let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+    let mut client = bed.client().await;
+    let chunked = "Transfer-Encoding: chunked\r\nUpgrade: ";
+    let request = upgrade().replace("Upgrade: ", chunked);
+    let behind = format!("GET /2 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let response = client.ask(&format!("{request}0\r\n\r\n{behind}")).await;
+    assert_eq!(response.status(), 404);
+    assert!(client.rest().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_websocket_may_close_its_connection() {
+    let origin = raw_origin(|_, mut raw: Raw| async move {
+        let head = raw.head().await.unwrap().to_lowercase();
+        assert!(head.contains("connection: close, upgrade\r\n"), "{head}");
+        raw.send(SWITCH.as_bytes()).await;
+        let seen = raw.take(4).await.unwrap();
+        raw.send(&seen).await;
+        raw.rest().await;
+    })
+    .await;
+    let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+    let mut client = bed.client().await;
+    let request = upgrade().replace("Connection: Upgrade", "Connection: close, upgrade");
+    client.send(request.as_bytes()).await;
+    let head = client.head().await.unwrap();
+    assert!(head.contains("connection: upgrade\r\n"), "{head}");
+    assert!(!head.contains("close"), "{head}");
+    client.send(b"ping").await;
+    assert_eq!(client.take(4).await.unwrap(), b"ping");
+}

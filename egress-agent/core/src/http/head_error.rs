@@ -3,7 +3,7 @@
 //! It reads no head.
 
 use super::local_reply::LocalReply;
-use super::target::TargetError;
+use super::target::{DEL, TargetError};
 use crate::routing::DenialReason;
 use thiserror::Error;
 
@@ -70,7 +70,8 @@ impl HeadError {
             Self::NoHost | Self::Target(TargetError::Nul) => LocalReply::bad_request(),
             Self::QueryType => LocalReply::bad_request().detailed("query_missing_content_type"),
             Self::Connect => LocalReply::no_route(),
-            Self::Malformed(httparse::Error::HeaderValue) => {
+            Self::Malformed(httparse::Error::HeaderValue)
+            | Self::Target(TargetError::BadByte(DEL)) => {
                 LocalReply::malformed().detailed("http1.invalid_characters")
             }
             Self::FramedTwice => {
@@ -80,7 +81,7 @@ impl HeadError {
             Self::Connection => {
                 LocalReply::malformed().detailed("http1.connection_header_rejected")
             }
-            Self::Target(TargetError::Asterisk) => {
+            Self::Target(TargetError::Asterisk | TargetError::Url) => {
                 LocalReply::malformed().detailed("http1.invalid_url")
             }
             Self::Target(TargetError::Scheme) => {

@@ -3,7 +3,7 @@
 //!
 //! Header maps in, header maps out. Random numbers are parameters.
 
-use super::hop_by_hop::{UpgradeAsked, remove_hop_by_hop, upgrade_asked};
+use super::hop_by_hop::{UpgradeAsked, remove_hop_by_hop, remove_named_length, upgrade_asked};
 use super::repeated::join_response;
 use super::values::Values;
 use http::HeaderMap;
@@ -50,6 +50,9 @@ const STEERING: [&str; 21] = [
 pub fn receive_request(headers: &mut HeaderMap, id: impl FnOnce() -> Option<HeaderValue>) {
     // Another upgrade than a websocket's is denied, but only if a route is found.
     let upgrades = upgrade_asked(headers) != UpgradeAsked::No;
+    if !upgrades {
+        remove_named_length(headers);
+    }
     remove_hop_by_hop(headers, upgrades);
     // It would tell the origin whose certificate a mesh has verified, and none was (Envoy's `SANITIZE`).
     headers.remove("x-forwarded-client-cert");
@@ -202,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_one_hop_end_here_and_framing_cannot_be_named_away() {
+    fn fields_of_one_hop_end_here_and_what_addresses_cannot_be_named_away() {
         let mut map = headers(&[
-            ("connection", "close, X-Secret, host, content-length, te"),
+            ("connection", "close, X-Secret, host, te"),
             ("x-secret", "1"),
             ("host", "httpbin.org"),
             ("content-length", "3"),
@@ -236,6 +239,23 @@ mod tests {
         ] {
             assert_eq!(get(&map, kept), Some(value), "{kept}");
         }
+    }
+
+    #[test]
+    fn a_length_that_is_named_is_left_to_the_next_hop() {
+        let named = |connection| {
+            let mut map = headers(&[
+                ("connection", connection),
+                ("upgrade", "websocket"),
+                ("content-length", "3"),
+            ]);
+            receive(&mut map);
+            get(&map, "content-length").is_none()
+        };
+        assert!(named("Content-Length"));
+        assert!(named("close, content-length"));
+        assert!(!named("close"));
+        assert!(!named("upgrade, content-length"), "as in Envoy");
     }
 
     #[test]

@@ -103,9 +103,24 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     }
 }
 
+/// Whether `proxy-connection`, an old field that Envoy and clients know, ends the connection.
+pub fn proxy_connection_closes(headers: &HeaderMap) -> bool {
+    static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    tokens(headers, &PROXY_CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
+}
+
+/// Removes the length of a request's body if `connection` names it, as Envoy does. The body that was read by it goes on
+/// in chunks.
+pub(super) fn remove_named_length(headers: &mut HeaderMap) {
+    let length = CONTENT_LENGTH.as_str();
+    if tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(length)) {
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
 /// Whether an element of `connection` names no further field.
 fn of_upgrade(token: &str) -> bool {
-    ["upgrade", "keep-alive"]
+    ["upgrade", "keep-alive", "close"]
         .iter()
         .any(|known| token.eq_ignore_ascii_case(known))
 }
@@ -125,6 +140,23 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 mod tests {
     use super::*;
     use crate::http::test_headers::headers;
+
+    #[test]
+    fn a_connection_of_a_proxy_may_close() {
+        for (value, closes) in [
+            ("close", true),
+            ("keep-alive, Close", true),
+            ("keep-alive", false),
+            ("", false),
+        ] {
+            let headers = headers(&[("proxy-connection", value)]);
+            assert_eq!(proxy_connection_closes(&headers), closes, "{value}");
+        }
+        assert!(!proxy_connection_closes(&headers(&[(
+            "connection",
+            "close"
+        )])));
+    }
 
     #[test]
     fn only_websocket_is_an_upgrade_that_passes() {

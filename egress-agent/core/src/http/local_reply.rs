@@ -202,7 +202,9 @@ impl LocalReply {
     /// The same reply to a lost upstream, for a client that has a 1xx response: in Envoy, the response had begun.
     #[must_use]
     pub fn after_interim(self) -> Self {
-        let details = self.details.replace("_before_response_", "_after_response_");
+        let details = self
+            .details
+            .replace("_before_response_", "_after_response_");
         Self {
             details: details.into(),
             ..self

@@ -6,7 +6,7 @@
 use super::head_error::HeadError;
 use super::hop_by_hop::named_by;
 use super::method::is_known_method;
-use super::target::{Target, TargetError, parse_target};
+use super::target::{DEL, Target, TargetError, parse_target};
 use std::mem::MaybeUninit;
 
 /// So many elements of `connection` are too many.
@@ -36,6 +36,9 @@ pub struct Head {
     pub framing: Framing,
     /// The value of `expect`. It goes upstream, but the HTTP library must not act on it.
     pub expect: Option<Vec<u8>>,
+    /// The value of `connection` of a websocket that also has `close`. It goes upstream, but the HTTP library must not
+    /// act on it: a connection that becomes a websocket is not closed.
+    pub connection: Option<Vec<u8>>,
     /// HTTP/1.0, if it is accepted: the client understands neither chunks nor 1xx responses.
     pub http10: bool,
 }
@@ -54,6 +57,7 @@ pub(super) fn parse(
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
         Err(_) if is_other_version(raw) => return Err(HeadError::Version),
+        Err(_) if has_del(raw) => return Err(TargetError::BadByte(DEL).into()),
         Err(error) => return Err(HeadError::Malformed(error)),
     };
     if used > limit {
@@ -68,7 +72,7 @@ pub(super) fn parse(
         _ if http10 => true,
         _ => return Err(HeadError::Version),
     };
-    let framing = framing(request.headers)?;
+    let mut framing = framing(request.headers)?;
     // HTTP/1.0 has no chunks (RFC 9112 §6.1).
     if http10 && framing == Framing::Chunked {
         return Err(HeadError::TransferEncoding);
@@ -78,22 +82,18 @@ pub(super) fn parse(
         return Err(if is_authority_form(raw_target.as_bytes()) {
             HeadError::Connect
         } else {
-            TargetError::Form.into()
+            TargetError::Url.into()
         });
     }
     let Target { authority, path } = parse_target(method.as_bytes(), raw_target.as_bytes())?;
-    let (Some(first), further) = first_two(request.headers, "host") else {
-        return Err(HeadError::NoHost);
-    };
-    let host = match (&authority, further) {
-        (Some(authority), _) => authority.clone(),
-        (None, None) => trimmed(first)?.to_owned(),
-        (None, Some(_)) => trimmed(&fields(request.headers, "host").join(&b','))?.to_owned(),
+    let connection = fields(request.headers, "connection").join(&b',');
+    let host = match &authority {
+        Some(authority) => authority.clone(),
+        None => host(request.headers, &connection)?,
     };
     if !host.bytes().all(is_of_authority) {
         return Err(HeadError::BadHost);
     }
-    let connection = fields(request.headers, "connection").join(&b',');
     if !removes_only_what_it_may(&connection) {
         return Err(HeadError::Connection);
     }
@@ -101,50 +101,116 @@ pub(super) fn parse(
     if method == "QUERY" && kind().iter().all(|kind| kind.is_empty()) {
         return Err(HeadError::QueryType);
     }
-    let mut bytes = Vec::with_capacity(used + 16);
-    let version = if http10 {
-        " HTTP/1.0\r\n"
-    } else {
-        " HTTP/1.1\r\n"
+    let websocket = is_websocket(request.headers, &connection);
+    // Bytes behind the head of a websocket are its own (Envoy's `handling_upgrade_`), and the origin gets none of them
+    // before it has switched.
+    let unframed = websocket && framing == Framing::Chunked;
+    if unframed {
+        framing = Framing::Length(0);
+    }
+    let kept = websocket && tokens(&connection).any(|token| token.eq_ignore_ascii_case(b"close"));
+    let written = Written {
+        line: [method, &path, if http10 { "HTTP/1.0" } else { "HTTP/1.1" }],
+        host: authority.is_some().then_some(&host),
+        connection: &connection,
+        left_out: [
+            authority.is_some().then_some("host"),
+            unframed.then_some("transfer-encoding"),
+            kept.then_some("connection"),
+        ],
     };
-    for part in [method, " ", &path, version] {
-        bytes.extend_from_slice(part.as_bytes());
-    }
-    let replaced = authority.is_some();
-    if replaced {
-        write_field(&mut bytes, "host", host.as_bytes());
-    }
-    let mut expect = None;
-    // Fields of this hop are removed here, so that no route matches one that the origin does not get.
-    let named = named_by(&connection);
-    let ends_here = |name: &str| {
-        named
-            .iter()
-            .any(|n| name.as_bytes().eq_ignore_ascii_case(n))
-    };
-    for header in request.headers.iter().filter(|h| !ends_here(h.name)) {
-        if header.name.eq_ignore_ascii_case("expect") {
-            expect = Some(header.value.to_vec());
-        } else if !(replaced && header.name.eq_ignore_ascii_case("host")) {
-            write_field(&mut bytes, header.name, header.value);
-        }
-    }
-    bytes.extend_from_slice(b"\r\n");
+    let (bytes, expect) = written.head(request.headers, used);
     let head = Head {
         bytes,
         authority: host,
         framing,
         expect: expect.filter(|_| !http10),
+        connection: kept.then_some(connection),
         http10,
     };
     Ok(Some((head, used)))
 }
 
+/// The canonical form of a head.
+struct Written<'a> {
+    /// Method, path and version.
+    line: [&'a str; 3],
+    /// The host of an absolute target, which replaces the client's.
+    host: Option<&'a String>,
+    connection: &'a [u8],
+    /// Fields that the HTTP library does not get.
+    left_out: [Option<&'static str>; 3],
+}
+
+impl Written<'_> {
+    /// Returns the bytes and the value of `expect`.
+    fn head(&self, headers: &[httparse::Header<'_>], used: usize) -> (Vec<u8>, Option<Vec<u8>>) {
+        let [method, path, version] = self.line;
+        let mut bytes = Vec::with_capacity(used + 16);
+        for part in [method, " ", path, " ", version, "\r\n"] {
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        if let Some(host) = self.host {
+            write_field(&mut bytes, "host", host.as_bytes());
+        }
+        let left_out = self.left_out.into_iter().flatten();
+        if left_out.clone().any(|name| name == "connection") {
+            write_field(&mut bytes, "connection", b"upgrade");
+        }
+        let mut expect = None;
+        // Fields of this hop are removed here, so that no route matches one that the origin does not get.
+        let named = named_by(self.connection);
+        let ends_here = |name: &str| {
+            let is_named = |named: &&[u8]| name.as_bytes().eq_ignore_ascii_case(named);
+            named.iter().any(is_named)
+        };
+        for header in headers.iter().filter(|h| !ends_here(h.name)) {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            if is("expect") {
+                expect = Some(header.value.to_vec());
+            } else if !left_out.clone().any(is) {
+                write_field(&mut bytes, header.name, header.value);
+            }
+        }
+        bytes.extend_from_slice(b"\r\n");
+        (bytes, expect)
+    }
+}
+
+/// The host of a target that is a path. As in Envoy, `connection` can name the Host away, and without one the request
+/// is rejected.
+fn host(headers: &[httparse::Header<'_>], connection: &[u8]) -> Result<String, HeadError> {
+    if tokens(connection).any(|token| token.eq_ignore_ascii_case(b"host")) {
+        return Err(HeadError::NoHost);
+    }
+    let host = match first_two(headers, "host") {
+        (None, _) => return Err(HeadError::NoHost),
+        (Some(host), None) => trimmed(host)?.to_owned(),
+        (Some(_), Some(_)) => trimmed(&fields(headers, "host").join(&b','))?.to_owned(),
+    };
+    Ok(host)
+}
+
+/// The elements of a field.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    tokens.filter(|token| !token.is_empty())
+}
+
+/// Whether a request asks for a websocket (see `upgrade_asked`).
+fn is_websocket(headers: &[httparse::Header<'_>], connection: &[u8]) -> bool {
+    let is = |name: &'static [u8]| move |token: &[u8]| token.eq_ignore_ascii_case(name);
+    if !tokens(connection).any(is(b"upgrade")) {
+        return false;
+    }
+    let upgrade = fields(headers, "upgrade").join(&b',');
+    tokens(&upgrade).next().is_some() && tokens(&upgrade).all(is(b"websocket"))
+}
+
 /// Whether a value of `connection` names only fields that a client may have removed.
 fn removes_only_what_it_may(value: &[u8]) -> bool {
     let kept = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
-    let tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    let tokens: Vec<_> = tokens.filter(|token| !token.is_empty()).collect();
+    let tokens: Vec<_> = tokens(value).collect();
     let is_kept = |token: &[u8]| {
         let named = kept
             .iter()
@@ -231,6 +297,13 @@ fn is_other_version(raw: &[u8]) -> bool {
     }
 }
 
+/// Whether a request line has a DEL in its target.
+fn has_del(raw: &[u8]) -> bool {
+    let line = raw.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let target = line.split(|byte| *byte == b' ').nth(1);
+    target.is_some_and(|target| target.contains(&DEL))
+}
+
 /// `host:port` (RFC 9112 §3.2.3).
 fn is_authority_form(target: &[u8]) -> bool {
     let Some(colon) = target.iter().rposition(|byte| *byte == b':') else {
@@ -249,3 +322,7 @@ pub(super) fn is_of_authority(byte: u8) -> bool {
 #[cfg(test)]
 #[path = "request_head_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "request_form_tests.rs"]
+mod form_tests;

@@ -27,14 +27,14 @@ fn read(bytes: &[u8]) -> HeadOutcome {
     outcome
 }
 
-fn head(text: &str) -> Head {
+pub(super) fn head(text: &str) -> Head {
     match read(text.as_bytes()) {
         HeadOutcome::Head(head) => head,
         other => panic!("{text:?}: {other:?}"),
     }
 }
 
-fn rejected(text: &str) -> HeadError {
+pub(super) fn rejected(text: &str) -> HeadError {
     match read(text.as_bytes()) {
         HeadOutcome::Rejected(error) => error,
         other => panic!("{text:?}: {other:?}"),
@@ -63,7 +63,7 @@ fn a_head_is_written_down_again_in_one_form() {
         ),
     ] {
         if canonical.is_empty() {
-            assert_eq!(rejected(raw), HeadError::Target(TargetError::Form), "{raw}");
+            assert_eq!(rejected(raw), HeadError::Target(TargetError::Url), "{raw}");
             continue;
         }
         let found = head(raw);
@@ -105,6 +105,7 @@ fn a_head_that_two_readers_could_understand_differently_is_rejected_with_envoys_
         BadHost, Connect, ContentLength, FramedTwice, Method, NoHost, TransferEncoding, Version,
     };
     let form = || HeadError::Target(TargetError::Form);
+    let url = || HeadError::Target(TargetError::Url);
     let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
     let get = |line: &str| format!("{line}\r\nHost: a\r\n\r\n");
     for (raw, error, status) in [
@@ -185,7 +186,12 @@ fn a_head_that_two_readers_could_understand_differently_is_rejected_with_envoys_
             TargetError::Scheme.into(),
             400,
         ),
-        (get("CONNECT / HTTP/1.1"), form(), 400),
+        (get("CONNECT / HTTP/1.1"), url(), 400),
+        (get("GET http:///x HTTP/1.1"), url(), 400),
+        (get("GET http://a:/x HTTP/1.1"), url(), 400),
+        (get("GET http://a:?x HTTP/1.1"), url(), 400),
+        (post("Connection: host"), NoHost, 400),
+        (post("Connection: close, HOST"), NoHost, 400),
         (get("CONNECT a.example:443 HTTP/1.1"), Connect, 404),
         (
             get("GET /%00 HTTP/1.1"),

@@ -32,7 +32,7 @@ pub enum ResponseError {
     /// Both framings.
     #[error("the response has both content-length and transfer-encoding")]
     FramedTwice,
-    /// 1xx or 204 with a body (RFC 9112 §6.3).
+    /// 1xx or 204 with a body (RFC 9112 §6.3), 101 too.
     #[error("a response without a body frames one")]
     FramedNothing,
 }
@@ -48,6 +48,10 @@ pub struct ResponseHead {
 
 /// Checks the beginning of a response. `None` until the head is whole.
 pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError> {
+    // httparse passes over them. No server sends them, and they may be the rest of another response.
+    if let Some(b'\r' | b'\n') = raw.first() {
+        return Err(ResponseError::Malformed(httparse::Error::NewLine));
+    }
     let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let mut config = httparse::ParserConfig::default();
@@ -64,12 +68,13 @@ pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError>
     let status = response.code.unwrap_or_default();
     let of = |name: &str| first_two(response.headers, name);
     let interim = (100..200).contains(&status) && status != 101;
+    let bodiless = interim || status == 101 || status == 204;
     match (of("content-length"), of("transfer-encoding")) {
         ((None, _), (None, _)) => {}
         ((Some(_), _), (Some(_), _)) => return Err(ResponseError::FramedTwice),
         ((Some(value), None), (None, _)) => {
             let length = length_of(value).ok_or(ResponseError::ContentLength)?;
-            if (interim || status == 204) && length > 0 {
+            if bodiless && length > 0 {
                 return Err(ResponseError::FramedNothing);
             }
         }
@@ -77,7 +82,7 @@ pub fn check_response(raw: &[u8]) -> Result<Option<ResponseHead>, ResponseError>
         ((None, _), (Some(coding), None))
             if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") =>
         {
-            if interim || status == 204 {
+            if bodiless {
                 return Err(ResponseError::FramedNothing);
             }
         }
@@ -218,6 +223,14 @@ mod tests {
                 "HTTP/1.1 103 Early Hints\r\ncontent-length: 3\r\n\r\n",
                 Err(FramedNothing),
             ),
+            (
+                "HTTP/1.1 101 Switching\r\ntransfer-encoding: chunked\r\n\r\n",
+                Err(FramedNothing),
+            ),
+            (
+                "HTTP/1.1 101 Switching\r\ncontent-length: 3\r\n\r\n",
+                Err(FramedNothing),
+            ),
         ] {
             let body = format!("{head}abc");
             let found = check_response(body.as_bytes());
@@ -243,6 +256,9 @@ mod tests {
             "HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: b\rc\r\n\r\n",
             "HTTP/1.1 99 X\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "\nHTTP/1.1 200 OK\r\n\r\n",
+            "\r",
         ] {
             let found = check_response(head.as_bytes());
             assert!(

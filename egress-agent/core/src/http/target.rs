@@ -6,6 +6,9 @@
 
 use thiserror::Error;
 
+/// In a target, Envoy calls it by another name than other bytes that no target has.
+pub(super) const DEL: u8 = 0x7f;
+
 /// Why a request target cannot be matched against routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TargetError {
@@ -15,9 +18,12 @@ pub enum TargetError {
     /// `%00` in the path.
     #[error("the path has an encoded NUL")]
     Nul,
-    /// Neither a path, nor `*` of OPTIONS, nor an absolute `http` or `https` URI with a host.
-    #[error("the request target is neither a path nor an http URI")]
+    /// Neither a path, nor `*` of OPTIONS, nor an absolute URI.
+    #[error("the request target is neither a path nor an absolute URI")]
     Form,
+    /// An absolute URI without a host or with an empty port, or the target of CONNECT without a port.
+    #[error("the request target is not a URL with a host")]
+    Url,
     /// `*` of another method.
     #[error("the request target * belongs to OPTIONS")]
     Asterisk,
@@ -69,8 +75,9 @@ pub fn parse_target(method: &[u8], raw: &[u8]) -> Result<Target, TargetError> {
     }
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if authority.is_empty() || authority.contains('\\') {
-        return Err(TargetError::Form);
+    // RFC 3986 §3.2.3 allows an empty port. Envoy rejects it here, but not in a Host.
+    if authority.is_empty() || authority.contains('\\') || authority.ends_with(':') {
+        return Err(TargetError::Url);
     }
     let path = match path.strip_prefix('/') {
         Some(_) => canonical_path(path)?,

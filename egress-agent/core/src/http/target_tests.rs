@@ -105,12 +105,19 @@ fn what_is_neither_a_path_nor_an_http_uri_is_an_error() {
         "public",
         "\\public",
         "http:/a",
-        "http://",
-        "http:///a",
-        "http://a.example\\@b.example/",
         "a.example:80",
     ] {
         assert_eq!(path(raw), Err(TargetError::Form), "{raw}");
+    }
+    for raw in [
+        "http://",
+        "http:///a",
+        "http://a.example\\@b.example/",
+        "http://a.example:/",
+        "http://a.example:",
+        "https://a.example:?b",
+    ] {
+        assert_eq!(path(raw), Err(TargetError::Url), "{raw}");
     }
     assert_eq!(path("*"), Err(TargetError::Asterisk));
     assert_eq!(path("ftp://a.example/"), Err(TargetError::Scheme));

@@ -104,7 +104,9 @@ impl RetryOn {
     /// Adds the status codes in a list, which count if the condition is in the set.
     pub(super) fn add_codes(&mut self, text: &str) {
         if self.has(Condition::StatusCodes) {
-            let codes = text.split(',').filter_map(|word| word.trim().parse::<u16>().ok());
+            let codes = text
+                .split(',')
+                .filter_map(|word| word.trim().parse::<u16>().ok());
             self.codes.extend(codes);
         }
     }

@@ -107,7 +107,10 @@ impl RetryPolicy {
             let text = value.as_ref().and_then(|value| value.to_str().ok());
             text.map(str::to_owned)
         };
-        if [&on, &grpc, &most, &codes, &names].iter().all(|v| v.is_none()) {
+        if [&on, &grpc, &most, &codes, &names]
+            .iter()
+            .all(|v| v.is_none())
+        {
             return None;
         }
         let mut policy = self.clone();
@@ -236,8 +239,14 @@ mod tests {
         };
         let policy = RetryPolicy::default();
         assert_eq!(changed(&policy, &[]), None);
-        assert_eq!(changed(&policy, &[("x-envoy-hedge-on-per-try-timeout", "true")]), None);
-        let named = [("x-envoy-retry-on", "5xx, cancelled"), ("x-envoy-max-retries", "4")];
+        assert_eq!(
+            changed(&policy, &[("x-envoy-hedge-on-per-try-timeout", "true")]),
+            None
+        );
+        let named = [
+            ("x-envoy-retry-on", "5xx, cancelled"),
+            ("x-envoy-max-retries", "4"),
+        ];
         let five = changed(&policy, &named).unwrap();
         assert_eq!(five.attempts, 4);
         assert!(five.after_response(500, &HeaderMap::new()));
@@ -263,7 +272,6 @@ mod tests {
         )]);
         assert!(by_header.after_response(200, &again) && by_header.repeats_sent(false, false));
     }
-
 
     fn on(text: &str) -> RetryPolicy {
         RetryPolicy {

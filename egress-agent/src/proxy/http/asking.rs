@@ -4,8 +4,9 @@
 
 use super::interim::Interim;
 use crate::proxy::random::random;
+use bytes::Bytes;
 use egress_core::http::headers::receive_request;
-use hyper::header::{EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::http::HeaderMap;
 use uuid::{Builder, Uuid};
 
@@ -17,11 +18,26 @@ pub(super) struct Asking {
     pub(super) interim: Interim,
 }
 
-/// Puts the headers of a request into the form that routes see. `expect` was kept from the HTTP library. As in Envoy, a
-/// request whose target is not a path gets no id.
-pub(super) fn receive(headers: &mut HeaderMap, expect: Option<HeaderValue>, is_path: bool) {
-    if let Some(expect) = expect {
-        headers.insert(EXPECT, expect);
+/// Fields that were kept from the HTTP library.
+#[derive(Default)]
+pub(super) struct KeptBack {
+    pub(super) expect: Option<HeaderValue>,
+    pub(super) connection: Option<HeaderValue>,
+}
+
+/// The value of a field.
+pub(super) fn value(of: Option<Vec<u8>>) -> Option<HeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(of?)).ok()
+}
+
+/// Puts the headers of a request into the form that routes see. As in Envoy, a request whose target is not a path gets
+/// no id.
+pub(super) fn receive(headers: &mut HeaderMap, kept: KeptBack, is_path: bool) {
+    let fields = [(EXPECT, kept.expect), (CONNECTION, kept.connection)];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
     }
     receive_request(headers, || is_path.then(request_id).flatten());
 }

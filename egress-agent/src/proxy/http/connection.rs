@@ -3,7 +3,7 @@
 //! `judge` decides whether a request is allowed; `act` carries out its route.
 
 use super::act::{act, judged};
-use super::asking::{Asking, receive};
+use super::asking::{Asking, KeptBack, receive, value};
 use super::control::Turn;
 use super::interim::Interim;
 use super::judge::Judge;
@@ -18,9 +18,8 @@ use crate::proxy::loan::Loan;
 use crate::proxy::message_body::MessageBody;
 use crate::proxy::observe::{DenialReason, Protocol};
 use crate::proxy::stream::Rewound;
-use bytes::Bytes;
 use egress_core::http::head_reader::HeadReader;
-use egress_core::http::hop_by_hop::{UpgradeAsked, upgrade_asked};
+use egress_core::http::hop_by_hop::{UpgradeAsked, proxy_connection_closes, upgrade_asked};
 use egress_core::http::local_reply::{LocalReply, is_grpc};
 use egress_core::http::repeated::join_request;
 use egress_core::http::request_head::MAX_HEADERS;
@@ -206,11 +205,13 @@ impl Connection {
         let mut ticket = self.session.ticket();
         join_request(request.headers_mut());
         let mut asked = self.session.control.take_asked();
-        let expect = asked.as_mut().and_then(|asked| asked.expect.take());
-        let expect =
-            expect.and_then(|value| HeaderValue::from_maybe_shared(Bytes::from(value)).ok());
+        let kept = asked.as_mut().map(|asked| KeptBack {
+            expect: value(asked.expect.take()),
+            connection: value(asked.connection.take()),
+        });
         let is_path = request.uri().path() != "*";
-        receive(request.headers_mut(), expect, is_path);
+        let closes = proxy_connection_closes(request.headers());
+        receive(request.headers_mut(), kept.unwrap_or_default(), is_path);
         ticket.asked(request.headers());
         ticket.record.method = request.method().as_str().to_owned();
         let content_type = request.headers().get(CONTENT_TYPE);
@@ -254,10 +255,10 @@ impl Connection {
         // As Envoy, the proxy does not wait for a client that has not sent its whole request. The rest must not be
         // read as a new request.
         // An upgrade that was refused may have sent bytes of its protocol.
-        let refused =
-            upgrade != UpgradeAsked::No && response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        let closes = response.extensions_mut().remove::<Closes>().is_some();
-        if !is_whole || refused || closes {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let refused = upgrade != UpgradeAsked::No;
+        let bad = response.extensions_mut().remove::<Closes>().is_some();
+        if !is_whole || bad || !switches && (refused || closes) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }

@@ -20,6 +20,8 @@ pub(super) struct Asked {
     pub(super) authority: String,
     /// The value of `expect`.
     pub(super) expect: Option<Vec<u8>>,
+    /// The value of `connection` of a websocket that says close.
+    pub(super) connection: Option<Vec<u8>>,
     /// The client can read 1xx responses.
     pub(super) interim: bool,
 }

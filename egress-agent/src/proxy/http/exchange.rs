@@ -30,7 +30,7 @@ use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, Target};
 use egress_core::traffic::{RetryPolicy, RoutePolicy};
 use hyper::body::Body as _;
-use hyper::header::{CONTENT_TYPE, HeaderValue, SET_COOKIE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
 use hyper::http::{HeaderMap, response};
 use hyper::upgrade::on;
@@ -64,7 +64,7 @@ pub(super) async fn exchange(
     }
     parts.version = Version::HTTP_11;
     if outgoing::prepare(session, &mut parts, to, allowed, asking).is_none() {
-        return local_response(&not_carried_out(client, &asking.authority), ticket);
+        return without_path(client, asking, ticket);
     }
     let retries = retries_of_rule(to, policy, &mut parts.headers);
     let retries = retries.as_ref().unwrap_or(&policy.retries);
@@ -122,15 +122,16 @@ pub(super) async fn exchange(
     let (mut head, inner) = response.into_parts();
     prepare_head(&mut head, waited, affinity.set_cookie, &ticket);
     ticket.answers(&head.headers);
-    if is_switching(&head) {
+    let switching = is_switching(&head);
+    if allowed.is_websocket() && !switching && head.status.as_u16() < 400 {
+        return not_switched(head, ticket);
+    }
+    if switching {
         let Some(downstream) = downstream else {
             let reset = UpstreamReset::ProtocolError;
             return local_response(&LocalReply::upstream_reset(&reset, false), ticket);
         };
-        let side = match upstream.take_duplex(inner) {
-            Some(stream) => UpstreamSide::Http2(stream),
-            None => UpstreamSide::Http1(upgraded),
-        };
+        let side = UpstreamSide::of(upstream.take_duplex(inner), upgraded);
         begin_tunnel(session, tunnel(downstream, side, upstream, ticket));
         return Response::from_parts(head, ReplyBody::Local(None));
     }
@@ -165,13 +166,6 @@ fn interim_of(interim: &Interim, to: &Target, policy: &RoutePolicy) -> Option<In
     (!removed.is_empty()).then(|| interim.without(removed))
 }
 
-/// Denies a request whose route cannot be carried out. Returns the client's reply.
-fn not_carried_out(client: &Client, authority: &str) -> LocalReply {
-    let reason = DenialReason::NotCarriedOut("the rewritten path is not one of a URL".into());
-    client.deny(reason, Some(authority));
-    LocalReply::bad_request()
-}
-
 /// Lets the connection go on as a tunnel.
 fn begin_tunnel(session: &Session, tunnel: impl Future<Output = ()> + Send + 'static) {
     session.control.tunnel();
@@ -199,6 +193,24 @@ fn prepare_head(
 
 fn is_switching(head: &response::Parts) -> bool {
     head.status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// The reply where a rewrite makes a path that is not one.
+fn without_path(client: &Client, asking: &Asking, ticket: Ticket) -> Response<ReplyBody> {
+    let reason = DenialReason::NotCarriedOut("the rewritten path is not one of a URL".into());
+    client.deny(reason, Some(&asking.authority));
+    let reply = LocalReply::bad_request().detailed("path_normalization_failed");
+    local_response(&reply, ticket)
+}
+
+/// The response of an origin that did not become a websocket, and does not say that this is an error. As in Envoy, it
+/// has no body, and the connection to the origin closes.
+fn not_switched(mut head: response::Parts, mut ticket: Ticket) -> Response<ReplyBody> {
+    head.headers.remove(CONTENT_LENGTH);
+    head.extensions.remove::<FramingOfNoBody>();
+    ticket.record.details = "websocket_handshake_unsuccessful".into();
+    ticket.done();
+    Response::from_parts(head, ReplyBody::Local(None))
 }
 
 /// Keeps what a response to a request of this method frames for another one, before `prepare_response` removes it.

@@ -26,6 +26,13 @@ pub(super) enum UpstreamSide {
     Http2(Duplex),
 }
 
+impl UpstreamSide {
+    /// The stream, if there is one.
+    pub(super) fn of(stream: Option<Duplex>, connection: OnUpgrade) -> Self {
+        stream.map_or(Self::Http1(connection), Self::Http2)
+    }
+}
+
 /// Copies a websocket's bytes until both sides are done, or one is lost.
 pub(super) async fn tunnel(
     downstream: OnUpgrade,

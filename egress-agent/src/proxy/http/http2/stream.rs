@@ -3,7 +3,7 @@
 //! `judge` decides whether it is allowed; `act` carries out its route.
 
 use super::super::act::{act, judged};
-use super::super::asking::{Asking, receive};
+use super::super::asking::{Asking, KeptBack, receive};
 use super::super::interim::{Interim, InterimResponse};
 use super::super::judge::Judge;
 use super::super::local::local_response;
@@ -123,7 +123,11 @@ async fn answer(
     let mut head = read_stream_head(&mut parts, session.client.shared.limits.head);
     let expect = head.as_mut().ok().and_then(|head| head.expect.take());
     let is_path = parts.uri.path() != "*";
-    receive(&mut parts.headers, expect, is_path);
+    let kept = KeptBack {
+        expect,
+        ..KeptBack::default()
+    };
+    receive(&mut parts.headers, kept, is_path);
     ticket.asked(&parts.headers);
     let path = parts.uri.path_and_query();
     ticket.record.path = path.map_or_else(String::new, ToString::to_string);

@@ -129,6 +129,7 @@ impl Wire {
         self.control.asked(Asked {
             authority: head.authority,
             expect: head.expect,
+            connection: head.connection,
             interim: !head.http10,
         });
     }
