@@ -38,6 +38,10 @@ pub enum HostError {
     /// Bytes after the colon that are not a port.
     #[error("the port of the host is not a number up to 65535")]
     BadPort,
+    /// An address with a trailing dot, an IPv4 address written as IPv6, or an IPv6 address that is not in the form of
+    /// RFC 5952.
+    #[error("the address of the host is not in its usual form")]
+    AddressForm,
     /// An IP address where only a name is allowed (RFC 6066 §3).
     #[error("the host is an IP address")]
     IpLiteral,
@@ -63,7 +67,8 @@ impl CanonicalHost {
 ///
 /// The port is read and dropped: a sidecar routes by the dialled port and ignores the port in Host (Istio
 /// `tests/integration/pilot/common/routing.go`, hostCases). One trailing dot is removed, because Istio lists each host
-/// with it as well (`httproute.go`, `EnableAbsoluteFqdnVhostDomain`).
+/// with it as well (`httproute.go`, `EnableAbsoluteFqdnVhostDomain`). An address has one form: Envoy compares text, so it
+/// knows no other one.
 pub fn parse_authority(text: &str) -> Result<CanonicalHost, HostError> {
     if let Some(bad) = text.bytes().find(|byte| !(0x21..=0x7e).contains(byte)) {
         return Err(HostError::BadByte(bad));
@@ -74,10 +79,14 @@ pub fn parse_authority(text: &str) -> Result<CanonicalHost, HostError> {
     if let Some(rest) = text.strip_prefix('[') {
         let (inside, after) = rest.split_once(']').ok_or(HostError::BadBrackets)?;
         let address: Ipv6Addr = inside.parse().map_err(|_| HostError::BadBrackets)?;
+        let form = address.to_string();
+        if address.to_ipv4_mapped().is_some() || !inside.eq_ignore_ascii_case(&form) {
+            return Err(HostError::AddressForm);
+        }
         if !after.is_empty() {
             check_port(after.strip_prefix(':').ok_or(HostError::BadBrackets)?)?;
         }
-        return Ok(CanonicalHost(address.to_string()));
+        return Ok(CanonicalHost(form));
     }
     let host = match text.split_once(':') {
         Some((host, port)) => {
@@ -90,6 +99,9 @@ pub fn parse_authority(text: &str) -> Result<CanonicalHost, HostError> {
         return Ok(CanonicalHost(address.to_string()));
     }
     let host = host.strip_suffix('.').unwrap_or(host);
+    if host.parse::<Ipv4Addr>().is_ok() {
+        return Err(HostError::AddressForm);
+    }
     canonical_name(host.as_bytes()).map(CanonicalHost)
 }
 
@@ -158,7 +170,7 @@ mod tests {
             ("httpbin.org.:80", "httpbin.org"),
             ("my_bucket.s3.example.com", "my_bucket.s3.example.com"),
             ("192.0.2.7:80", "192.0.2.7"),
-            ("[2001:DB8:0::1]:80", "2001:db8::1"),
+            ("[2001:DB8::1]:80", "2001:db8::1"),
             ("[2001:db8::1]", "2001:db8::1"),
         ] {
             assert_eq!(
@@ -172,7 +184,8 @@ mod tests {
     #[test]
     fn a_host_that_two_readers_could_read_differently_is_rejected() {
         use HostError::{
-            BadBrackets, BadByte, BadPort, Empty, EmptyLabel, LabelTooLong, TooLong, UserInfo,
+            AddressForm, BadBrackets, BadByte, BadPort, Empty, EmptyLabel, LabelTooLong, TooLong,
+            UserInfo,
         };
         let long_label = format!("{}.org", "a".repeat(64));
         let long_name = ["a"; 4].map(|_| "b".repeat(63)).join(".") + ".org";
@@ -188,6 +201,12 @@ mod tests {
             ("[::1", BadBrackets),
             ("[::1]evil", BadBrackets),
             ("[fe80::1%eth0]", BadBrackets),
+            ("192.0.2.7.", AddressForm),
+            ("192.0.2.7.:80", AddressForm),
+            ("[::ffff:192.0.2.7]", AddressForm),
+            ("[::ffff:c000:207]:80", AddressForm),
+            ("[2001:db8:0::1]", AddressForm),
+            ("[2001:0db8::1]", AddressForm),
             ("httpbin.org..", EmptyLabel),
             ("httpbin..org", EmptyLabel),
             (".httpbin.org", EmptyLabel),

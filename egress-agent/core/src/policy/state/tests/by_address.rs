@@ -49,7 +49,7 @@ fn a_request_may_name_the_single_address_that_it_dialled() {
             ("198.51.100.5:80", "198.51.100.5:8080"),
             ("[::ffff:198.51.100.5]:80", "198.51.100.5"),
             ("[2001:db8:2::5]:80", "[2001:db8:2::5]"),
-            ("[2001:db8:2::5]:80", "[2001:DB8:2:0::5]:80"),
+            ("[2001:db8:2::5]:80", "[2001:DB8:2::5]:80"),
         ] {
             let to = http(&[&text], dialled, authority);
             assert_eq!(
@@ -65,6 +65,10 @@ fn a_request_may_name_the_single_address_that_it_dialled() {
             ("198.51.100.5:80", "198.51.100.6"),
             ("198.51.100.6:80", "198.51.100.6"),
             ("198.51.100.5:81", "198.51.100.5"),
+            // Other spellings.
+            ("198.51.100.5:80", "198.51.100.5."),
+            ("198.51.100.5:80", "[::ffff:198.51.100.5]"),
+            ("[2001:db8:2::5]:80", "[2001:db8:2:0::5]"),
         ] {
             let to = http(&[&text], dialled, authority);
             assert_eq!(to, None, "{resolution} {dialled} {authority}");
