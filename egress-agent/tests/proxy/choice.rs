@@ -222,6 +222,35 @@ async fn an_endpoint_with_errors_is_left_alone_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_connection_to_an_ejected_endpoint_is_not_used_again_when_it_comes_back() {
+    let origin = raw_origin(|number, mut raw: Raw| async move {
+        while raw.message().await.is_some() {
+            let status = if number == 0 { 500 } else { 200 };
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 1\r\n\r\n{number}");
+            raw.send(head.as_bytes()).await;
+        }
+    })
+    .await;
+    let bed = bed(&[origin], ejecting(2, 100)).await;
+    let mut client = bed.client().await;
+    // The first error does not eject, so the second request uses the same connection.
+    for _ in 0..2 {
+        assert_eq!(client.ask(&get(HOST, "/")).await.text(), "0");
+    }
+    let reply = client.ask(&get(HOST, "/")).await;
+    assert_eq!(reply.text(), "no healthy upstream");
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        match client.ask(&get(HOST, "/")).await.text() {
+            "no healthy upstream" => {}
+            other => return assert_eq!(other, "1"),
+        }
+        assert!(std::time::Instant::now() < until, "it did not come back");
+    }
+}
+
+#[tokio::test]
 async fn without_an_endpoint_that_may_be_used_the_reply_is_no_healthy_upstream() {
     let all = [named(0, 503).await, named(1, 503).await];
     let bed = bed(&all, ejecting(1, 100)).await;

@@ -167,7 +167,8 @@ fn reached(limit: Option<u32>, count: &mut u32) -> bool {
 }
 
 impl Outliers {
-    /// Notes how an attempt ended. `endpoints`: those of the cluster, or none if it has no list.
+    /// Notes how an attempt ended. Returns whether the endpoint is ejected for it. `endpoints`: those of the cluster, or
+    /// none if it has no list.
     pub fn note(
         &mut self,
         address: SocketAddr,
@@ -175,14 +176,14 @@ impl Outliers {
         endpoints: &[SocketAddr],
         now: Duration,
         policy: &OutlierDetection,
-    ) {
+    ) -> bool {
         let fine = match outcome {
             Outcome::Status(status) => status < 500 && !policy.codes.contains(&status),
             Outcome::Connected => true,
             Outcome::Lost | Outcome::TimedOut => false,
         };
         if fine && !self.endpoints.contains_key(&address) {
-            return;
+            return false;
         }
         // Endpoints of former DNS answers.
         if self.endpoints.len() > 2 * endpoints.len() + 16 {
@@ -197,13 +198,15 @@ impl Outliers {
         });
         // Istio does not set Envoy's `always_eject_one_host`.
         let may = (ejected + 1) * 100 <= policy.most_ejected as usize * endpoints.len().max(1);
-        if endpoint.count(outcome, policy) && endpoint.ejected.is_none() && may {
+        let ejects = endpoint.count(outcome, policy) && endpoint.ejected.is_none() && may;
+        if ejects {
             endpoint.ejected = Some(now);
             endpoint.times = endpoint.times.saturating_add(1);
         }
         if endpoint.is_clean() {
             self.endpoints.remove(&address);
         }
+        ejects
     }
 
     /// How many of these are ejected.

@@ -257,7 +257,9 @@ impl<'a> Supply<'a> {
         let connected = connect(client, &way, peer).await.map_err(Lost::unstarted)?;
         let address = connected.address;
         self.may_still(address)?;
-        let held = Held::new(permit, client.logged(|| connected.stream.local()));
+        let workload = self.workload.as_ref();
+        let mark = workload.and_then(|workload| workload.mark(&self.cluster, address));
+        let held = Held::new(permit, mark, client.logged(|| connected.stream.local()));
         if let Some(making) = making {
             let opened = making.open(client, connected, held, pool).await;
             return Ok((Carrier::Http2(opened.map_err(Lost::unstarted)?), address));

@@ -2,6 +2,7 @@
 //!
 //! It closes nothing.
 
+use super::ejected::Mark;
 use super::usage::{Permit, Usage};
 use super::workload::Load;
 use egress_core::traffic::ConnectionPool;
@@ -20,6 +21,8 @@ pub(in crate::proxy) struct Held {
     /// Requests so far.
     served: u32,
     made: Instant,
+    /// Whether its endpoint was ejected, if endpoints of the cluster can be.
+    ejected: Option<Mark>,
     /// The proxy's address, if it was made while the access log was on.
     pub(in crate::proxy) local: Option<SocketAddr>,
 }
@@ -32,6 +35,7 @@ impl Default for Held {
             load: None,
             served: 0,
             made: Instant::now(),
+            ejected: None,
             local: None,
         }
     }
@@ -39,9 +43,14 @@ impl Default for Held {
 
 impl Held {
     /// Of a new connection.
-    pub(in crate::proxy) fn new(connection: Option<Permit>, local: Option<SocketAddr>) -> Self {
+    pub(in crate::proxy) fn new(
+        connection: Option<Permit>,
+        ejected: Option<Mark>,
+        local: Option<SocketAddr>,
+    ) -> Self {
         Self {
             connection,
+            ejected,
             local,
             ..Self::default()
         }
@@ -61,8 +70,14 @@ impl Held {
     /// Whether the connection may get a further request.
     pub(super) fn may_serve(&self, pool: &ConnectionPool) -> bool {
         let requests = pool.requests_per_connection;
-        requests.is_none_or(|most| self.served < most)
+        !self.is_ejected()
+            && requests.is_none_or(|most| self.served < most)
             && self.left(pool).is_none_or(|left| !left.is_zero())
+    }
+
+    /// Whether outlier detection has ejected its endpoint since it was made.
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejected.as_ref().is_some_and(Mark::is_set)
     }
 
     fn left(&self, pool: &ConnectionPool) -> Option<Duration> {

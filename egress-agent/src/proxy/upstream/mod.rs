@@ -4,6 +4,7 @@ pub(in crate::proxy) mod carrier;
 pub(in crate::proxy) mod clusters;
 pub(in crate::proxy) mod connect;
 pub(in crate::proxy) mod dial;
+mod ejected;
 pub(in crate::proxy) mod for_bytes;
 pub(in crate::proxy) mod held;
 pub(in crate::proxy) mod http2;

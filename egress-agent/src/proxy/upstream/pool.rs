@@ -172,7 +172,14 @@ impl<B> Idle<B> {
     /// Whether it may still be of use, as far as a flow to this address of a service tells.
     fn may_stay(&self, service: &Cluster, address: SocketAddr) -> bool {
         let (own, at, _) = self.leads();
-        own.id != service.id || service.keeps(address, at)
+        !self.held().is_ejected() && (own.id != service.id || service.keeps(address, at))
+    }
+
+    fn held(&self) -> &Held {
+        match self {
+            Self::Ready(upstream) => &upstream.held,
+            Self::Resting(resting) => &resting.held,
+        }
     }
 }
 

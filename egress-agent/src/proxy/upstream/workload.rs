@@ -3,6 +3,7 @@
 //!
 //! It dials nothing.
 
+use super::ejected::{Mark, Marks};
 use super::suspects::Suspects;
 use super::usage::Usage;
 use crate::lock::lock;
@@ -21,6 +22,7 @@ pub(in crate::proxy) struct Workload {
     /// Requests and connections of each endpoint.
     loads: Mutex<BTreeMap<SocketAddr, u32>>,
     outliers: Mutex<Outliers>,
+    ejected: Marks,
     pub(super) suspects: Suspects,
     /// From which the outliers count their time.
     since: Instant,
@@ -33,6 +35,7 @@ impl Default for Workload {
             turns: Turns::default(),
             loads: Mutex::default(),
             outliers: Mutex::default(),
+            ejected: Marks::default(),
             suspects: Suspects::default(),
             since: Instant::now(),
             usage: Arc::default(),
@@ -172,7 +175,15 @@ impl Workload {
             && cluster.original_dst.is_none()
         {
             let (all, now) = (&cluster.endpoints, self.since.elapsed());
-            lock(&self.outliers).note(endpoint, outcome, all, now, policy);
+            if lock(&self.outliers).note(endpoint, outcome, all, now, policy) {
+                self.ejected.eject(endpoint);
+            }
         }
+    }
+
+    /// The mark of a new connection to an endpoint, if it can be ejected.
+    pub(in crate::proxy) fn mark(&self, cluster: &Cluster, endpoint: SocketAddr) -> Option<Mark> {
+        let can = cluster.policy.outliers.is_some() && cluster.original_dst.is_none();
+        can.then(|| self.ejected.of(endpoint))
     }
 }

@@ -208,7 +208,7 @@ mod tests {
             ..ConnectionPool::default()
         };
         let usage = Arc::<Usage>::default();
-        let held = Held::new(usage.connection(&pool).ok(), None);
+        let held = Held::new(usage.connection(&pool).ok(), None, None);
         let (own, _peer) = tokio::io::duplex(1024);
         let shaken = h2::client::handshake(own).await;
         let (send, driver) = shaken.expect("the preface is written");
