@@ -6,7 +6,7 @@
 use http::HeaderMap;
 use http::header::HeaderValue;
 
-const OF_REQUESTS: [&str; 29] = [
+const OF_REQUESTS: [&str; 30] = [
     "accept",
     "accept-encoding",
     "access-control-request-headers",
@@ -31,6 +31,7 @@ const OF_REQUESTS: [&str; 29] = [
     "user-agent",
     "via",
     "x-client-trace-id",
+    "x-envoy-attempt-count",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
@@ -109,6 +110,12 @@ mod tests {
         assert_eq!(map["accept"], "a,b;q=1, c");
         assert_eq!(map.get_all("accept").iter().count(), 1);
         assert_eq!(map.get_all("x-own").iter().count(), 2);
+        let mut map = headers(&[
+            ("x-envoy-attempt-count", "1"),
+            ("x-envoy-attempt-count", "7"),
+        ]);
+        join_request(&mut map);
+        assert_eq!(map["x-envoy-attempt-count"], "1,7");
         let mut map = headers(&[
             ("set-cookie", "a"),
             ("set-cookie", "b"),

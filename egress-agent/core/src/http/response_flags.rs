@@ -44,8 +44,9 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
-    /// All flags, in the order in which Envoy 1.40 prints them.
+    /// All flags, in the order in which Envoy 1.40 prints them: that in which they are set, so a delay comes first.
     pub const ALL: [Self; 16] = [
+        Self::DI,
         Self::URX,
         Self::UH,
         Self::UT,
@@ -54,7 +55,6 @@ impl ResponseFlag {
         Self::UC,
         Self::UO,
         Self::NR,
-        Self::DI,
         Self::FI,
         Self::DC,
         Self::DPE,
