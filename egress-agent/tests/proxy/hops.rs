@@ -1,6 +1,8 @@
 //! Fields of one hop in requests: those that end the client's connection, and those that `connection` names.
 
-use crate::raw::{Message, Raw, fixed_origin, get, raw_origin};
+use crate::http2_upstream::bed as bed_of_http2;
+use crate::raw::{Message, Raw, echo_origin, fixed_origin, get, raw_origin};
+use crate::streams::{ok, origin};
 use crate::support::{Bed, HOST, http_port};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -109,4 +111,23 @@ async fn empty_lines_before_a_response_are_a_fault_of_the_origin() {
         assert_eq!(reply.status(), 502, "{before:?}");
         assert_eq!(bed.record().await.flags.to_string(), "UPE", "{before:?}");
     }
+}
+
+#[tokio::test]
+async fn an_empty_te_goes_to_an_origin_of_http_1_only() {
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nte:\r\n\r\n");
+    let bed = Bed::new(http_port(HOST, &[echo_origin().await], None)).await;
+    let reply = bed.client().await.ask(&request).await;
+    assert!(reply.text().contains("te: \r\n"), "{}", reply.text());
+    let http2 = origin(|request, mut respond| async move {
+        assert_eq!(request.headers().get("te"), None);
+        respond.send_response(ok(), true).unwrap();
+    });
+    let reply = bed_of_http2(http2.await)
+        .await
+        .client()
+        .await
+        .ask(&request)
+        .await;
+    assert_eq!(reply.status(), 200);
 }

@@ -29,20 +29,23 @@ pub enum UpgradeAsked {
 
 /// Reads `connection` and `upgrade`.
 pub fn upgrade_asked(headers: &HeaderMap) -> UpgradeAsked {
-    if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
+    asked(tokens(headers, &CONNECTION), || tokens(headers, &UPGRADE))
+}
+
+/// The same of the elements of both fields.
+pub(super) fn asked<'a, U: Iterator<Item = &'a [u8]>>(
+    mut connection: impl Iterator<Item = &'a [u8]>,
+    upgrade: impl Fn() -> U,
+) -> UpgradeAsked {
+    if !connection.any(|token| token.eq_ignore_ascii_case(b"upgrade")) {
         return UpgradeAsked::No;
     }
-    let asked: Vec<&str> = tokens(headers, &UPGRADE).collect();
-    let all = |protocol: &str| {
-        asked
-            .iter()
-            .all(|token| token.eq_ignore_ascii_case(protocol))
-    };
-    match asked.len() {
-        0 => UpgradeAsked::No,
-        _ if all("websocket") => UpgradeAsked::Websocket,
-        _ if all("h2c") => UpgradeAsked::No,
-        _ => UpgradeAsked::Other,
+    let all = |protocol: &[u8]| upgrade().all(|token| token.eq_ignore_ascii_case(protocol));
+    match upgrade().next() {
+        None => UpgradeAsked::No,
+        Some(_) if all(b"websocket") => UpgradeAsked::Websocket,
+        Some(_) if all(b"h2c") => UpgradeAsked::No,
+        Some(_) => UpgradeAsked::Other,
     }
 }
 
@@ -65,18 +68,16 @@ fn may_be_named(token: &[u8]) -> bool {
 
 /// The fields that a value of `connection` names.
 pub(super) fn named_by(connection: &[u8]) -> Vec<&[u8]> {
-    let tokens = connection.split(|byte| *byte == b',');
-    let tokens = tokens.map(<[u8]>::trim_ascii);
-    tokens
-        .filter(|token| !token.is_empty() && may_be_named(token))
+    elements(connection)
+        .filter(|token| may_be_named(token))
         .collect()
 }
 
 /// Removes the fields of one hop, except those of an upgrade that continues.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter(|token| may_be_named(token.as_bytes()))
-        .filter_map(|token| token.parse().ok())
+        .filter(|token| may_be_named(token))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .collect();
     for name in &named {
         headers.remove(name);
@@ -90,10 +91,13 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
             headers.remove(name);
         }
     }
-    let trailers = tokens(headers, &TE).any(|token| token == "trailers");
-    headers.remove(TE);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+    // As in Envoy, an empty one stays.
+    if headers.get(TE).is_some_and(|te| !te.is_empty()) {
+        let trailers = tokens(headers, &TE).any(|token| token == b"trailers");
+        headers.remove(TE);
+        if trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
     }
     if !keep_upgrade {
         headers.remove(CONNECTION);
@@ -106,40 +110,56 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
 /// Whether `proxy-connection`, an old field that Envoy and clients know, ends the connection.
 pub fn proxy_connection_closes(headers: &HeaderMap) -> bool {
     static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    tokens(headers, &PROXY_CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
+    tokens(headers, &PROXY_CONNECTION).any(|token| token.eq_ignore_ascii_case(b"close"))
 }
 
 /// Removes the length of a request's body if `connection` names it, as Envoy does. The body that was read by it goes on
 /// in chunks.
 pub(super) fn remove_named_length(headers: &mut HeaderMap) {
-    let length = CONTENT_LENGTH.as_str();
+    let length = CONTENT_LENGTH.as_str().as_bytes();
     if tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(length)) {
         headers.remove(CONTENT_LENGTH);
     }
 }
 
 /// Whether an element of `connection` names no further field.
-fn of_upgrade(token: &str) -> bool {
+fn of_upgrade(token: &[u8]) -> bool {
     ["upgrade", "keep-alive", "close"]
         .iter()
-        .any(|known| token.eq_ignore_ascii_case(known))
+        .any(|known| token.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// The elements of a comma-separated field, over all its lines.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).iter();
+    lines.flat_map(|value| elements(value.as_bytes()))
+}
+
+/// The elements of one line.
+pub(super) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    tokens.filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::test_headers::headers;
+
+    #[test]
+    fn of_te_only_trailers_go_on() {
+        for (te, left) in [
+            ("trailers", Some("trailers")),
+            ("gzip, trailers", Some("trailers")),
+            ("gzip", None),
+            ("", Some("")),
+        ] {
+            let mut headers = headers(&[("te", te)]);
+            remove_hop_by_hop(&mut headers, false);
+            let found = headers.get(TE).map(HeaderValue::as_bytes);
+            assert_eq!(found, left.map(str::as_bytes), "{te}");
+        }
+    }
 
     #[test]
     fn a_connection_of_a_proxy_may_close() {
@@ -168,6 +188,8 @@ mod tests {
             ("upgrade", "websocket, h2c", UpgradeAsked::Other),
             ("upgrade", "TLS/1.0", UpgradeAsked::Other),
             ("upgrade", "", UpgradeAsked::No),
+            ("upgrade, \u{fc}", "websocket", UpgradeAsked::Websocket),
+            ("upgrade", "websocket, \u{fc}", UpgradeAsked::Other),
         ] {
             assert_eq!(
                 upgrade_asked(&headers(&[

@@ -45,11 +45,16 @@ fn a_websocket_has_no_body_and_its_connection_is_not_closed() {
     let canonical =
         "GET / HTTP/1.1\r\nconnection: upgrade\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&found.bytes), canonical);
+    // The same is a websocket here and behind the HTTP library.
+    let found =
+        of("Upgrade: websocket\r\nConnection: upgrade, \u{fc}\r\nTransfer-Encoding: chunked");
+    assert_eq!(found.framing, Framing::Length(0));
     // What is no websocket keeps its framing and its connection's end.
     for fields in [
         "Upgrade: h2c\r\nConnection: close, upgrade",
         "Upgrade: websocket, h2c\r\nConnection: close, upgrade",
         "Upgrade: \r\nConnection: close, upgrade",
+        "Upgrade: websocket, \u{fc}\r\nConnection: close, upgrade",
         "Upgrade: websocket\r\nConnection: close",
     ] {
         let found = of(&format!("{fields}\r\nTransfer-Encoding: chunked"));

@@ -4,7 +4,7 @@
 //! before the HTTP library sees a byte of it. It does not decide which hosts are allowed.
 
 use super::head_error::HeadError;
-use super::hop_by_hop::named_by;
+use super::hop_by_hop::{UpgradeAsked, asked, elements, named_by};
 use super::method::is_known_method;
 use super::target::{DEL, Target, TargetError, parse_target};
 use std::mem::MaybeUninit;
@@ -108,7 +108,7 @@ pub(super) fn parse(
     if unframed {
         framing = Framing::Length(0);
     }
-    let kept = websocket && tokens(&connection).any(|token| token.eq_ignore_ascii_case(b"close"));
+    let kept = websocket && elements(&connection).any(|token| token.eq_ignore_ascii_case(b"close"));
     let written = Written {
         line: [method, &path, if http10 { "HTTP/1.0" } else { "HTTP/1.1" }],
         host: authority.is_some().then_some(&host),
@@ -180,7 +180,7 @@ impl Written<'_> {
 /// The host of a target that is a path. As in Envoy, `connection` can name the Host away, and without one the request
 /// is rejected.
 fn host(headers: &[httparse::Header<'_>], connection: &[u8]) -> Result<String, HeadError> {
-    if tokens(connection).any(|token| token.eq_ignore_ascii_case(b"host")) {
+    if elements(connection).any(|token| token.eq_ignore_ascii_case(b"host")) {
         return Err(HeadError::NoHost);
     }
     let host = match first_two(headers, "host") {
@@ -191,26 +191,16 @@ fn host(headers: &[httparse::Header<'_>], connection: &[u8]) -> Result<String, H
     Ok(host)
 }
 
-/// The elements of a field.
-fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    tokens.filter(|token| !token.is_empty())
-}
-
-/// Whether a request asks for a websocket (see `upgrade_asked`).
+/// Whether a request asks for a websocket.
 fn is_websocket(headers: &[httparse::Header<'_>], connection: &[u8]) -> bool {
-    let is = |name: &'static [u8]| move |token: &[u8]| token.eq_ignore_ascii_case(name);
-    if !tokens(connection).any(is(b"upgrade")) {
-        return false;
-    }
     let upgrade = fields(headers, "upgrade").join(&b',');
-    tokens(&upgrade).next().is_some() && tokens(&upgrade).all(is(b"websocket"))
+    asked(elements(connection), || elements(&upgrade)) == UpgradeAsked::Websocket
 }
 
 /// Whether a value of `connection` names only fields that a client may have removed.
 fn removes_only_what_it_may(value: &[u8]) -> bool {
     let kept = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
-    let tokens: Vec<_> = tokens(value).collect();
+    let tokens: Vec<_> = elements(value).collect();
     let is_kept = |token: &[u8]| {
         let named = kept
             .iter()

@@ -107,3 +107,23 @@ impl fmt::Display for ResponseFlags {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ResponseFlag, ResponseFlags};
+
+    #[test]
+    fn flags_are_printed_in_the_order_in_which_envoy_sets_them() {
+        use ResponseFlag::{DI, FI, UC, UF, URX};
+        for (flags, printed) in [
+            (&[UC, DI][..], "DI,UC"),
+            (&[FI, DI], "DI,FI"),
+            (&[UF, DI, URX], "DI,URX,UF"),
+            (&[], "-"),
+        ] {
+            let none = ResponseFlags::default();
+            let set = flags.iter().fold(none, |set, flag| set.with(*flag));
+            assert_eq!(set.to_string(), printed);
+        }
+    }
+}

@@ -8,7 +8,7 @@ pub(crate) fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         .map(|(name, value)| {
             (
                 HeaderName::from_static(name),
-                HeaderValue::from_static(value),
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             )
         })
         .collect()

@@ -18,7 +18,9 @@ use egress_core::http::upstream_reset::UpstreamReset;
 use h2::ext::Protocol;
 use h2::{Reason, SendStream};
 use hyper::body::Body;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use hyper::http::uri::{Parts as UriParts, Scheme, Uri};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use std::future::poll_fn;
@@ -174,6 +176,10 @@ fn head_of<B>(headers: &HeaderMap, request: &Request<B>) -> Option<Request<()>> 
     }
     for name in ["keep-alive", "proxy-connection"] {
         head.headers.remove(name);
+    }
+    // Over HTTP/2 it may only say `trailers` (RFC 9113 §8.2.2).
+    if head.headers.get(TE).is_some_and(HeaderValue::is_empty) {
+        head.headers.remove(TE);
     }
     Some(Request::from_parts(head, ()))
 }
