@@ -39,6 +39,28 @@ async fn a_proxy_connection_that_closes_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_proxy_connection_of_a_response_that_closes_ends_the_upstream_connection() {
+    for (value, last) in [("close", "1"), ("keep-alive", "0")] {
+        let origin = raw_origin(move |number, mut raw: Raw| async move {
+            let head = format!("HTTP/1.1 200 OK\r\nproxy-connection: {value}");
+            while raw.message().await.is_some() {
+                let reply = format!("{head}\r\ncontent-length: 1\r\n\r\n{number}");
+                raw.send(reply.as_bytes()).await;
+            }
+        })
+        .await;
+        let bed = Bed::new(http_port(HOST, &[origin], None)).await;
+        let mut client = bed.client().await;
+        assert_eq!(client.ask(&get(HOST, "/")).await.text(), "0");
+        let reply = client.ask(&get(HOST, "/")).await;
+        assert_eq!(
+            (reply.text(), reply.header("proxy-connection")),
+            (last, None)
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_body_whose_length_is_named_goes_on_in_chunks() {
     let (tells, mut told) = unbounded_channel::<Message>();
     let origin = raw_origin(move |_, mut raw: Raw| {

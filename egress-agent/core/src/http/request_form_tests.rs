@@ -45,6 +45,10 @@ fn a_websocket_has_no_body_and_its_connection_is_not_closed() {
     let canonical =
         "GET / HTTP/1.1\r\nconnection: upgrade\r\nHost: a\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(String::from_utf8_lossy(&found.bytes), canonical);
+    assert_eq!(
+        of("Upgrade: websocket\r\nConnection: upgrade, host").authority,
+        "a"
+    );
     // The same is a websocket here and behind the HTTP library.
     let found =
         of("Upgrade: websocket\r\nConnection: upgrade, \u{fc}\r\nTransfer-Encoding: chunked");

@@ -87,9 +87,13 @@ pub(super) fn parse(
     }
     let Target { authority, path } = parse_target(method.as_bytes(), raw_target.as_bytes())?;
     let connection = fields(request.headers, "connection").join(&b',');
+    let websocket = is_websocket(request.headers, &connection);
+    // As in Envoy, `connection` can name the Host away, but not that of a websocket.
+    let named = |token: &[u8]| !websocket && token.eq_ignore_ascii_case(b"host");
     let host = match &authority {
         Some(authority) => authority.clone(),
-        None => host(request.headers, &connection)?,
+        None if elements(&connection).any(named) => return Err(HeadError::NoHost),
+        None => host(request.headers)?,
     };
     if !host.bytes().all(is_of_authority) {
         return Err(HeadError::BadHost);
@@ -101,7 +105,6 @@ pub(super) fn parse(
     if method == "QUERY" && kind().iter().all(|kind| kind.is_empty()) {
         return Err(HeadError::QueryType);
     }
-    let websocket = is_websocket(request.headers, &connection);
     // Bytes behind the head of a websocket are its own (Envoy's `handling_upgrade_`), and the origin gets none of them
     // before it has switched.
     let unframed = websocket && framing == Framing::Chunked;
@@ -177,12 +180,8 @@ impl Written<'_> {
     }
 }
 
-/// The host of a target that is a path. As in Envoy, `connection` can name the Host away, and without one the request
-/// is rejected.
-fn host(headers: &[httparse::Header<'_>], connection: &[u8]) -> Result<String, HeadError> {
-    if elements(connection).any(|token| token.eq_ignore_ascii_case(b"host")) {
-        return Err(HeadError::NoHost);
-    }
+/// The host of a target that is a path.
+fn host(headers: &[httparse::Header<'_>]) -> Result<String, HeadError> {
     let host = match first_two(headers, "host") {
         (None, _) => return Err(HeadError::NoHost),
         (Some(host), None) => trimmed(host)?.to_owned(),

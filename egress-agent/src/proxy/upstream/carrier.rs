@@ -11,6 +11,7 @@ use super::workload::Load;
 use crate::proxy::client::Client;
 use crate::proxy::message_body::{BodyError, MessageBody, broke_protocol};
 use bytes::Bytes;
+use egress_core::http::hop_by_hop::proxy_connection_closes;
 use egress_core::http::upstream_reset::UpstreamReset;
 use hyper::body::Body;
 use hyper::ext::on_informational;
@@ -40,7 +41,13 @@ where
                 });
                 upstream.expect_response();
                 match upstream.send.try_send_request(request).await {
-                    Ok(response) => Ok(response.map(MessageBody::Http1)),
+                    Ok(response) => {
+                        // The HTTP library reads `connection` only.
+                        if proxy_connection_closes(response.headers()) {
+                            upstream.held.finish();
+                        }
+                        Ok(response.map(MessageBody::Http1))
+                    }
                     Err(mut failed) => {
                         let unsent = failed.take_message();
                         let reset = reset_of(&failed.into_error());

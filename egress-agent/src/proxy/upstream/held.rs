@@ -20,6 +20,8 @@ pub(in crate::proxy) struct Held {
     load: Option<Load>,
     /// Requests so far.
     served: u32,
+    /// The origin closes the connection after this response.
+    over: bool,
     made: Instant,
     /// Whether its endpoint was ejected, if endpoints of the cluster can be.
     ejected: Option<Mark>,
@@ -34,6 +36,7 @@ impl Default for Held {
             request: None,
             load: None,
             served: 0,
+            over: false,
             made: Instant::now(),
             ejected: None,
             local: None,
@@ -67,10 +70,16 @@ impl Held {
         (self.request, self.load) = (None, None);
     }
 
+    /// The connection gets no further request.
+    pub(super) fn finish(&mut self) {
+        self.over = true;
+    }
+
     /// Whether the connection may get a further request.
     pub(super) fn may_serve(&self, pool: &ConnectionPool) -> bool {
         let requests = pool.requests_per_connection;
-        !self.is_ejected()
+        !self.over
+            && !self.is_ejected()
             && requests.is_none_or(|most| self.served < most)
             && self.left(pool).is_none_or(|left| !left.is_zero())
     }
