@@ -121,7 +121,7 @@ pub(crate) fn assemble(config: &Config, base: Base<'_>) -> anyhow::Result<(Parts
         secrets: &cluster.secrets,
         dns: dns.as_ref(),
     };
-    let shared = shared(config, &engine, proxy)?;
+    let shared = shared(config, &engine, proxy);
     let providers = Providers {
         board: watch.board.clone(),
         registry: watch.registry.clone(),

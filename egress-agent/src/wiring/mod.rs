@@ -170,7 +170,7 @@ struct ProxyParts<'a> {
 }
 
 /// The shared state of the proxy's connections.
-fn shared(config: &Config, engine: &Engine, parts: ProxyParts<'_>) -> anyhow::Result<Arc<Shared>> {
+fn shared(config: &Config, engine: &Engine, parts: ProxyParts<'_>) -> Arc<Shared> {
     let ProxyParts {
         origins,
         servers,
@@ -202,10 +202,10 @@ fn shared(config: &Config, engine: &Engine, parts: ProxyParts<'_>) -> anyhow::Re
             answers: Arc::clone(&published.answers),
             in_force: Arc::clone(&published.in_force),
         }));
-    Ok(Arc::new(match config.on_removal {
+    Arc::new(match config.on_removal {
         OnRemoval::Close => shared.ending_removed(published.changes()),
         OnRemoval::Keep => shared,
-    }))
+    })
 }
 
 /// Serves the status on the admin socket and, if the config says so, metrics and health over HTTP and the validating webhook.

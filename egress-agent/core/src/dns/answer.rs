@@ -105,9 +105,9 @@ pub fn filter_held(
     question: &Question,
     forward: &Forward,
     message: &Message,
-    held: &InForce,
+    in_force: &InForce,
 ) -> Result<Filtered, BadAnswer> {
-    filter_as(listing, leases, question, forward, message, Some(held))
+    filter_as(listing, leases, question, forward, message, Some(in_force))
 }
 
 fn filter_as(
@@ -116,7 +116,7 @@ fn filter_as(
     question: &Question,
     forward: &Forward,
     message: &Message,
-    held: Option<&InForce>,
+    in_force: Option<&InForce>,
 ) -> Result<Filtered, BadAnswer> {
     let name = question.fqdn().ok_or(BadAnswer::Another)?;
     let head = &message.metadata;
@@ -145,7 +145,7 @@ fn filter_as(
         forward,
         names: forward.listed_names(&question.name),
         most_ttl,
-        held,
+        in_force,
     };
     Ok(sieve.filter(&name, code, message))
 }
@@ -159,7 +159,7 @@ struct Sieve<'a> {
     names: Vec<ListedName>,
     most_ttl: u32,
     /// The leases in force, if they are already.
-    held: Option<&'a InForce>,
+    in_force: Option<&'a InForce>,
 }
 
 /// What is kept of an answer.
@@ -309,9 +309,10 @@ impl Sieve<'_> {
             return None;
         }
         if !kept.addresses.contains(&ip) {
-            let has = |held: &InForce| self.names.iter().any(|listed| held.has(&listed.name, ip));
+            let has =
+                |leases: &InForce| self.names.iter().any(|listed| leases.has(&listed.name, ip));
             let full = kept.addresses.len() >= self.leases.max_addresses;
-            if full || !self.held.is_none_or(has) {
+            if full || !self.in_force.is_none_or(has) {
                 kept.left_out += 1;
                 return (self.forward.reach == Reach::All).then(|| record.data.clone());
             }

@@ -19,7 +19,7 @@ pub struct HttpDenial {
 
 impl HttpDecision {
     /// What the route of a request with this Host does, with its policy, or the request's denial.
-    pub fn or_denial(self, authority: &str) -> Result<Act, HttpDenial> {
+    pub fn or_denial(self, authority: &str) -> Result<Act, Box<HttpDenial>> {
         let mut route = None;
         let (reply, reason) = match self {
             Self::Act(act) => return Ok(act),
@@ -39,10 +39,10 @@ impl HttpDecision {
                 (LocalReply::no_cluster(), DenialReason::NotCarriedOut(why))
             }
         };
-        Err(HttpDenial {
+        Err(Box::new(HttpDenial {
             reply,
             reason,
             act: route,
-        })
+        }))
     }
 }

@@ -201,7 +201,7 @@ pub(super) async fn judged<B>(
     request: &Request<B>,
     authority: &str,
     ticket: &mut Ticket,
-) -> Result<Allowed, HttpDenial> {
+) -> Result<Allowed, Box<HttpDenial>> {
     let allowed = judge.judge(request, authority).map_err(|mut denial| {
         let unlisted = matches!(
             denial.reason,

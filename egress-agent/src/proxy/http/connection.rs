@@ -246,7 +246,8 @@ impl Connection {
                     .await;
                     (response, without_body || end.at().is_some())
                 }
-                Err(HttpDenial { reply, reason, .. }) => {
+                Err(denial) => {
+                    let HttpDenial { reply, reason, .. } = *denial;
                     let name = Some(asked.authority).filter(|name| !name.is_empty());
                     self.session.client.deny(reason, name.as_deref());
                     (local_response(&reply, ticket), without_body)

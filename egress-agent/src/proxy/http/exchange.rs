@@ -28,7 +28,7 @@ use egress_core::http::response_flags::ResponseFlags;
 use egress_core::http::response_head::framing_of_no_body;
 use egress_core::http::upstream_reset::UpstreamReset;
 use egress_core::routing::{Cluster, Target};
-use egress_core::traffic::{RetryPolicy, RoutePolicy};
+use egress_core::traffic::{HeaderOps, RetryPolicy, RoutePolicy};
 use hyper::body::Body as _;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SET_COOKIE};
 use hyper::http::request::Parts;
@@ -162,7 +162,7 @@ fn retries_of_rule(
 fn interim_of(interim: &Interim, to: &Target, policy: &RoutePolicy) -> Option<Interim> {
     let own = to.headers.as_ref().map(|own| &own.response);
     let all = own.into_iter().chain([&policy.headers.response]);
-    let removed: Vec<_> = all.flat_map(|ops| ops.removed()).cloned().collect();
+    let removed: Vec<_> = all.flat_map(HeaderOps::removed).cloned().collect();
     (!removed.is_empty()).then(|| interim.without(removed))
 }
 

@@ -116,7 +116,7 @@ impl Judge {
         &self,
         request: &Request<B>,
         authority: &str,
-    ) -> Result<Allowed, HttpDenial> {
+    ) -> Result<Allowed, Box<HttpDenial>> {
         let head = RequestHead::of(request, authority);
         let scheme = request.headers().get("x-forwarded-proto");
         // As in Envoy, before the host is looked at.
@@ -128,11 +128,11 @@ impl Judge {
             None
         };
         let decided = match without_route {
-            Some(reply) => Err(HttpDenial {
+            Some(reply) => Err(Box::new(HttpDenial {
                 reply,
                 reason: DenialReason::NoRoute,
                 act: None,
-            }),
+            })),
             None => self.decide(&head).or_denial(authority),
         };
         match decided {

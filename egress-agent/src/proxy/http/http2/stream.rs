@@ -157,7 +157,8 @@ async fn answer(
                 let end = Arc::new(RequestEnd::default());
                 act(session, &allowed, &asking, request, end, ticket).await
             }
-            Err(HttpDenial { reply, reason, .. }) => {
+            Err(denial) => {
+                let HttpDenial { reply, reason, .. } = *denial;
                 session.client.deny(reason, Some(&head.authority));
                 local_response(&reply, ticket)
             }
