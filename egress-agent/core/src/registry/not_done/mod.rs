@@ -18,7 +18,7 @@ use crate::traffic::MergedPolicy;
 use table::{Effect, Field, PortOf};
 
 /// One message for each field of an object that asks for something that is not carried out: a warning, or a note if the
-/// field is about connections to the workload.
+/// field has no effect here.
 pub fn not_done(object: &Object) -> Vec<Message> {
     let mut notes = Notes {
         object,
@@ -60,7 +60,7 @@ impl Notes<'_> {
                     Severity::Warning,
                     "is not carried out, and is passed over".to_owned(),
                 ),
-                Effect::Inbound => (Severity::Note, "has no effect".to_owned()),
+                Effect::NoEffect => (Severity::Note, "has no effect".to_owned()),
                 Effect::ServesNothing => (
                     Severity::Warning,
                     format!("is not carried out, so {whole} serves nothing"),

@@ -21,8 +21,8 @@ use crate::traffic::{
 pub enum Effect {
     /// The field adds convenience. The rule applies without it.
     PassedOver,
-    /// The field is about connections to the workload, which are not the gate's.
-    Inbound,
+    /// The field changes nothing here: it is about connections to the workload, or about what the gate does in another way.
+    NoEffect,
     /// The field narrows or protects. The part of the rule that has the field serves nothing, because without the field
     /// it would allow more than its author wrote.
     ServesNothing,
@@ -68,7 +68,7 @@ pub const HTTP_ROUTE: &[Field<HttpRoute>] = &fields! {
     "redirect.redirectCode"   ServesNothing (|r| r.redirect.as_ref().is_some_and(|r| !has_redirect_status(r))) "only 301, 302, 303, 307 and 308 are"
     "rewrite.uriRegexRewrite" ServesNothing (|r| r.rewrite.as_ref().and_then(|w| w.uri_regex_rewrite.as_ref()).is_some_and(|w| !has_rewrite_regex(w))) ""
     "headers"                 ServesNothing (|r| missing_headers(r.headers.as_ref()).is_some()) "it changes a field of framing, or a value has a %VARIABLE% that is not known"
-    "retries.retryRemoteLocalities" PassedOver (|r| r.retries.as_ref().is_some_and(|r| r.retry_remote_localities == Some(true))) "the agent has no locality"
+    "retries.retryRemoteLocalities" NoEffect (|r| r.retries.as_ref().is_some_and(|r| r.retry_remote_localities == Some(true))) "retries go to endpoints of every locality"
 };
 
 /// Fields of `VirtualService.http[].match[]`.
@@ -120,9 +120,9 @@ pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 10] {
     "loadBalancer.localityLbSetting"           PassedOver (|p| p.load_balancer.is_some_and(prefers_localities)) "the agent has no locality, so endpoints of all localities take turns"
     "loadBalancer.zoneAwareLbSetting"          PassedOver (|p| p.load_balancer.is_some_and(|l| l.zone_aware_lb_setting.is_some())) "the agent has no locality, so endpoints of all zones take turns"
     "loadBalancer.warmup"                      PassedOver (|p| p.load_balancer.is_some_and(|l| l.warmup.is_some() || l.warmup_duration_secs.is_some())) "a new endpoint gets its full share at once"
-    "loadBalancer.consistentHash.ringHash.minimumRingSize" PassedOver (|p| hashes(p, |h| h.ring_hash.as_ref().is_some_and(|r| r.minimum_ring_size != 0))) "there is no table to size"
-    "loadBalancer.consistentHash.maglev.tableSize"         PassedOver (|p| hashes(p, |h| h.maglev.as_ref().is_some_and(|m| m.table_size != 0))) "there is no table to size"
-    "loadBalancer.consistentHash.minimumRingSize"          PassedOver (|p| hashes(p, |h| h.minimum_ring_size != 0)) "there is no table to size"
+    "loadBalancer.consistentHash.ringHash.minimumRingSize" NoEffect (|p| hashes(p, |h| h.ring_hash.as_ref().is_some_and(|r| r.minimum_ring_size != 0))) "there is no table to size"
+    "loadBalancer.consistentHash.maglev.tableSize"         NoEffect (|p| hashes(p, |h| h.maglev.as_ref().is_some_and(|m| m.table_size != 0))) "there is no table to size"
+    "loadBalancer.consistentHash.minimumRingSize"          NoEffect (|p| hashes(p, |h| h.minimum_ring_size != 0)) "there is no table to size"
     "retryBudget.budgetInterval"               PassedOver (|p| p.retry_budget.is_some_and(|b| b.budget_interval.is_some())) "the requests of the moment count"
     }
 }
@@ -130,8 +130,8 @@ pub fn traffic_policy<'a>() -> [Field<MergedPolicy<'a>>; 10] {
 /// Fields of `ServiceEntry.endpoints[]` and of a `WorkloadEntry`.
 pub const ENDPOINT: &[Field<WorkloadEntry>] = &fields! {
     "address" ServesNothing (|e| e.address.starts_with("unix:")) "an endpoint that is a Unix socket gets nothing"
-    "network"  PassedOver (|e| !e.network.is_empty()) "the agent has no network, so the endpoint is dialled as it is written"
-    "locality" PassedOver (|e| !e.locality.is_empty()) "the agent has no locality, so endpoints of all localities take turns"
+    "network"  NoEffect (|e| !e.network.is_empty()) "the agent has no network, so the endpoint is dialled as it is written"
+    "locality" NoEffect (|e| !e.locality.is_empty()) "the agent has no locality, so endpoints of all localities take turns"
 };
 
 /// A port of a `ServiceEntry`, and the other fields of the entry that matter for it.
@@ -165,6 +165,6 @@ pub const LISTENER: &[Field<IstioEgressListener>] = &fields! {
 
 /// Fields of a `Sidecar`.
 pub const SIDECAR: &[Field<Sidecar>] = &fields! {
-    "ingress"               Inbound (|s| !s.ingress.is_empty()) "the gate governs outgoing connections only"
-    "inboundConnectionPool" Inbound (|s| s.inbound_connection_pool.is_some()) "the gate governs outgoing connections only"
+    "ingress"               NoEffect (|s| !s.ingress.is_empty()) "the gate governs outgoing connections only"
+    "inboundConnectionPool" NoEffect (|s| s.inbound_connection_pool.is_some()) "the gate governs outgoing connections only"
 };
