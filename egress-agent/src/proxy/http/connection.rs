@@ -50,16 +50,25 @@ struct Connection {
     judge: Judge,
 }
 
-/// Serves a connection until it ends or the drain lets it go.
-pub(in crate::proxy) async fn serve(client: Client, stream: Rewound, drain: ConnectionDrain) {
+/// Serves a connection until it ends or the drain lets it go. Not `async`: a future around the other would hold the
+/// arguments twice, for as long as the connection lives.
+pub(in crate::proxy) fn serve(
+    client: Client,
+    stream: Rewound,
+    drain: ConnectionDrain,
+) -> impl Future<Output = ()> {
     let reader = HeadReader::new(client.shared.limits.head);
-    serve_heads(client, stream, reader, drain).await;
+    serve_heads(client, stream, reader, drain)
 }
 
 /// The same for a connection that may speak HTTP/1.0 too.
-pub(in crate::proxy) async fn serve_any(client: Client, stream: Rewound, drain: ConnectionDrain) {
+pub(in crate::proxy) fn serve_any(
+    client: Client,
+    stream: Rewound,
+    drain: ConnectionDrain,
+) -> impl Future<Output = ()> {
     let reader = HeadReader::new(client.shared.limits.head).accepting_http10();
-    serve_heads(client, stream, reader, drain).await;
+    serve_heads(client, stream, reader, drain)
 }
 
 async fn serve_heads(client: Client, stream: Rewound, reader: HeadReader, drain: ConnectionDrain) {
