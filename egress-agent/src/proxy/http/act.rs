@@ -124,13 +124,11 @@ pub(super) async fn act(
 
 /// Says that chunks tell where the body of an origin's response ends: its route has removed the length.
 fn frame_by_chunks(response: &mut Response<ReplyBody>, is_head: bool) {
-    if matches!(
-        response.status(),
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    ) {
-        return;
-    }
-    if is_head {
+    let without_body = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    if without_body.contains(&response.status()) {
+        // The length of another body.
+        response.extensions_mut().remove::<FramingOfNoBody>();
+    } else if is_head {
         let lines = FramingOfNoBody(CHUNKED.to_vec());
         response.extensions_mut().insert(lines);
     } else {
