@@ -2,8 +2,8 @@
 //! all there is, is still tried.
 
 use crate::raw::{Raw, get, raw_origin, raw_origin_on, refused_address};
-use crate::support::{Bed, HOST, PATIENCE, cluster, split_port};
-use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
+use crate::support::{Bed, HOST, PATIENCE, cluster, split_port, tcp_port_to};
+use egress_core::routing::{Cluster, PortKind, PortRoutes, Split};
 use egress_core::traffic::{
     Balance, ClusterPolicy, ConnectionPool, RetryOn, RetryPolicy, RoutePolicy,
 };
@@ -88,13 +88,7 @@ fn http(cluster: Cluster) -> PortRoutes {
 fn tcp(cluster: Cluster) -> PortRoutes {
     PortRoutes {
         kind: PortKind::Http,
-        tcp: vec![Arc::new(TcpRoute {
-            nets: vec!["192.0.2.1/32".parse().unwrap()],
-            sniffed: false,
-            to: Split::one(Arc::new(cluster)),
-        })]
-        .into(),
-        ..PortRoutes::default()
+        ..tcp_port_to(cluster)
     }
 }
 

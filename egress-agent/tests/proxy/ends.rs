@@ -4,7 +4,7 @@
 use crate::raw::*;
 use crate::support::*;
 use egress_agent::proxy::{DenialReason, Limits};
-use egress_core::routing::{Cluster, PortKind, PortRoutes, Split, TcpRoute};
+use egress_core::routing::{Cluster, PortKind, PortRoutes, Split};
 use egress_core::traffic::{ClusterId, RoutePolicy};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,15 +51,7 @@ fn tcp_port(origin: SocketAddr) -> PortRoutes {
         endpoints: vec![origin],
         ..Cluster::default()
     };
-    PortRoutes {
-        tcp: vec![Arc::new(TcpRoute {
-            nets: vec!["192.0.2.1/32".parse().unwrap()],
-            sniffed: false,
-            to: Split::one(Arc::new(cluster)),
-        })]
-        .into(),
-        ..PortRoutes::default()
-    }
+    tcp_port_to(cluster)
 }
 
 /// Bytes move in both directions for longer than the limit. Then they stop, and the connection ends.
@@ -186,21 +178,13 @@ async fn a_running_request_goes_on_when_its_route_leads_elsewhere_and_its_destin
 #[tokio::test]
 async fn bytes_end_with_the_rule_that_listed_their_destination() {
     let origin = echo(false, "").await;
-    let to = |cluster: Cluster| PortRoutes {
-        tcp: vec![Arc::new(TcpRoute {
-            nets: vec!["192.0.2.1/32".parse().unwrap()],
-            sniffed: false,
-            to: Split::one(Arc::new(cluster)),
-        })]
-        .into(),
-        ..PortRoutes::default()
-    };
-    let bed = bed(to(service("there.example", origin)), Limits::default()).await;
+    let there = service("there.example", origin);
+    let bed = bed(tcp_port_to(there), Limits::default()).await;
     let mut client = bed.client().await;
     client.send(b"x").await;
     assert_eq!(client.take(1).await.as_deref(), Some(&b"x"[..]));
     // The destination that the client dialled stays listed.
-    bed.change(to(service("tcp.example", refused_address())));
+    bed.change(tcp_port_to(service("tcp.example", refused_address())));
     let rest = timeout(PATIENCE, client.rest()).await;
     assert!(rest.expect("its end").is_empty());
     assert_eq!(bed.denial().await, DenialReason::Removed);

@@ -5,7 +5,7 @@
 use crate::raw::raw_origin;
 use crate::support::*;
 use egress_agent::proxy::Limits;
-use egress_core::routing::{Cluster, PortRoutes, Split, TcpRoute};
+use egress_core::routing::{Cluster, PortRoutes};
 use egress_core::traffic::{ClusterId, ClusterPolicy, ConnectionPool};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use std::net::SocketAddr;
@@ -30,15 +30,7 @@ pub fn routes_to(origin: SocketAddr, pool: ConnectionPool) -> PortRoutes {
         }),
         ..Cluster::default()
     };
-    PortRoutes {
-        tcp: vec![Arc::new(TcpRoute {
-            nets: vec!["192.0.2.1/32".parse().unwrap()],
-            sniffed: false,
-            to: Split::one(Arc::new(cluster)),
-        })]
-        .into(),
-        ..PortRoutes::default()
-    }
+    tcp_port_to(cluster)
 }
 
 pub async fn bed_to(origin: SocketAddr, limits: Limits) -> Bed {

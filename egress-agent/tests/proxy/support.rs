@@ -11,8 +11,8 @@ use egress_agent::secret_store::SecretStore;
 use egress_core::access_log::AccessFormat;
 use egress_core::policy::leases::{Answer, Failure};
 use egress_core::routing::{
-    ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TlsRoute,
-    VirtualHost,
+    ByName, Cluster, HttpRoute, PolicyRoutes, PortKind, PortRoutes, RouteTable, Split, TcpRoute,
+    TlsRoute, VirtualHost,
 };
 use egress_core::traffic::{ClusterId, HttpAction, RoutePolicy};
 use egress_ebpf::ids::{CgroupId, PolicyId};
@@ -304,6 +304,19 @@ pub fn split_port(host: &str, to: Split, policy: RoutePolicy) -> PortRoutes {
             routes,
         })]
         .into(),
+        ..PortRoutes::default()
+    }
+}
+
+/// A port that relays bytes of flows to 192.0.2.1.
+pub fn tcp_port_to(cluster: Cluster) -> PortRoutes {
+    let route = TcpRoute {
+        nets: vec!["192.0.2.1/32".parse().unwrap()],
+        sniffed: false,
+        to: Split::one(Arc::new(cluster)),
+    };
+    PortRoutes {
+        tcp: vec![Arc::new(route)].into(),
         ..PortRoutes::default()
     }
 }
