@@ -136,9 +136,13 @@ impl Judge {
             None => self.decide(&head).or_denial(authority),
         };
         match decided {
-            Ok(act) => Ok(self.allow(request, authority, act)),
+            Ok(act) => Ok(Allowed::new(request, act)),
             Err(mut denial) => match self.client.audited(&denial.reason, Some(authority)) {
-                Some(cluster) => Ok(self.allow(request, authority, cluster.into())),
+                Some(cluster) => {
+                    let act = cluster.into();
+                    self.note(authority, &act);
+                    Ok(Allowed::new(request, act))
+                }
                 None => match denial.act.take() {
                     Some(act) => Ok(Allowed {
                         denied: Some((denial.reply, denial.reason)),
@@ -174,7 +178,7 @@ impl Judge {
         }
     }
 
-    /// A request is allowed.
+    /// Notes a request that is allowed.
     fn note(&self, authority: &str, act: &Act) {
         let to = act.action.destinations().map(|to| Arc::clone(&to.cluster));
         let mut last = self.last();
@@ -186,11 +190,5 @@ impl Judge {
                 *last = Some(Last { host, to });
             }
         }
-    }
-
-    /// Allows a request to its destination.
-    fn allow<B>(&self, request: &Request<B>, authority: &str, act: Act) -> Allowed {
-        self.note(authority, &act);
-        Allowed::new(request, act)
     }
 }
