@@ -323,11 +323,17 @@ fn check_strict_counts_fields_about_egress_of_valid_objects() {
     let hosts = "hosts: [a.example], ports: [{number: 80, name: h, protocol: HTTP}]";
     let endpoints = "resolution: STATIC, endpoints: [{address: 192.0.2.1, locality: a}]";
     let (code, said) = check("ServiceEntry", &format!("{hosts}, {endpoints}"));
-    assert_eq!(code, Some(2), "{said}");
-    assert!(
-        said.contains("spec.endpoints[0].locality: is not carried out"),
-        "{said}"
+    assert_eq!(code, Some(0), "{said}");
+    let note = "note: spec.endpoints[0].locality: has no effect";
+    assert!(said.contains(note), "{said}");
+    let budget = "{retryBudget: {budgetInterval: 10s}}";
+    let (code, said) = check(
+        "DestinationRule",
+        &format!("host: a.example, trafficPolicy: {budget}"),
     );
+    assert_eq!(code, Some(2), "{said}");
+    let warning = "spec.trafficPolicy.retryBudget.budgetInterval: is not carried out";
+    assert!(said.contains(warning), "{said}");
     let keepalive = "{http: {http2KeepAlive: {interval: 3s}}}";
     let rule = format!("host: a.example, trafficPolicy: {{connectionPool: {keepalive}}}");
     let (code, said) = check("DestinationRule", &rule);
